@@ -1,0 +1,1 @@
+"""Custom operators: their sources for CANN, their contracts, and the host emulation."""

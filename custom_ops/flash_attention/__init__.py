@@ -1,0 +1,1 @@
+"""The FlashAttention operator: Ascend C sources and a numpy reference of its contract."""

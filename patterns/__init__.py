@@ -1,0 +1,1 @@
+"""What attention looks like: one-op lift rules, read by ``omfuse.match``."""

@@ -1,0 +1,1 @@
+"""Read, understand and write ONNX graphs; knows nothing of attention or Ascend."""
