@@ -1,0 +1,1 @@
+"""One TOML a SoC: hardware numbers, default ATC flags, support, guards."""

@@ -1,0 +1,57 @@
+"""A broken rule of ATC's command line, found before ATC starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from omfuse.errors import UsageError
+
+
+@dataclass(frozen=True)
+class RuleBreak:
+    """One broken rule.
+
+    Attributes:
+        code: the code with which ATC would have stopped; empty when only the documentation
+            speaks and the code that was read does not enforce it.
+        flag: the flag concerned.
+        message: what is wrong.
+        hint: how to put it right.
+        severity: ``error`` stops the compile, ``warning`` is shown and the compile goes on.
+    """
+
+    code: str
+    flag: str
+    message: str
+    hint: str = ""
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        return f"--{self.flag}: {self.message}" + (f" (ATC {self.code})" if self.code else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+
+class OptionsError(UsageError):
+    """The options break rules of ATC; ``breaks`` lists all of them."""
+
+    def __init__(self, breaks: Sequence[RuleBreak]) -> None:
+        first = breaks[0]
+        more = f"; and {len(breaks) - 1} more" if len(breaks) > 1 else ""
+        hints = [b.hint for b in breaks if b.hint]
+        others = "".join(f"\n  also {b}" for b in breaks[1:])
+        super().__init__(
+            "atc-options",
+            f"{first}{more}{others}",
+            where=f"--{first.flag}",
+            hint="; ".join(dict.fromkeys(hints)) or None,
+        )
+        self.breaks = list(breaks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form with every broken rule."""
+        return {**super().as_dict(), "rules": [b.as_dict() for b in self.breaks]}

@@ -1,0 +1,316 @@
+"""The rules of ATC's command line beyond shapes, checked before ATC starts.
+
+Every rule names the code that it prevents (tables 1.3 and 1.4 of the flag reference: graph-engine
+9.2 ``main_impl.cc``, ``option_utils.cc``).  Rules that only the documentation states are warnings
+without a code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omfuse.atc.config import SocConfig
+from omfuse.atc.flags import FLAGS
+from omfuse.atc.options import FIELD_NAMES, AtcOptions, unknown_flags
+from omfuse.atc.problem import RuleBreak
+from omfuse.atc.shape_rules import check_shapes
+
+PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._/\u4e00-\u9fa5]+\Z")
+_PATH_MAX, _NAME_MAX = 4096, 255
+_DTYPES = ("FP32", "FP16", "UINT8", "INT8", "HIF8", "FP8E5M2", "FP8E4M3FN")
+_MIX_MODES = (
+    "allow_mix_precision",
+    "allow_mix_precision_fp16",
+    "allow_mix_precision_bf16",
+    "mixed_float16",
+    "mixed_bfloat16",
+    "mixed_hif8",
+)
+_BF16_MODES = ("allow_mix_precision_bf16", "allow_fp32_to_bf16", "mixed_bfloat16")
+_ORIGIN = ("must_keep_origin_dtype", "origin")
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What is known beside the options.
+
+    Attributes:
+        soc: configuration of the target, None when unknown.
+        cann_major: major version of CANN, None when unknown.
+        inputs: the model's real inputs with their shapes, None when no model is at hand.
+    """
+
+    soc: SocConfig | None = None
+    cann_major: int | None = None
+    inputs: Mapping[str, Sequence[int | str]] | None = field(default=None)
+
+
+def check(options: AtcOptions, context: RuleContext | None = None) -> list[RuleBreak]:
+    """Return every broken rule, errors first."""
+    ctx = context or RuleContext()
+    found = [rule for group in _GROUPS for rule in group(options, ctx)]
+    found += check_shapes(options, ctx.inputs, options.soc_version or "")
+    return sorted(found, key=lambda rule: rule.severity != "error")
+
+
+def _required(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
+    for name in ("model", "output", "soc_version"):
+        if not str(getattr(o, name) or ""):
+            yield RuleBreak("E10054", name, "it is required and empty")
+    if o.mode not in (None, 0):
+        yield RuleBreak("E10001", "mode", f"mode {o.mode} does not compile an ONNX model to .om")
+    for name in FIELD_NAMES:
+        value, flag = getattr(o, name), FLAGS[name]
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            yield RuleBreak("E10001", name, f"{value} is negative")
+        closed = flag.values and isinstance(value, (str, int)) and not isinstance(value, bool)
+        if closed and str(value) not in flag.values:
+            yield RuleBreak(
+                flag.bad_value, name, f"{value!r} is not one of {', '.join(flag.values)}"
+            )
+        if value is not None and flag.since and (ctx.cann_major or 99) < flag.since:
+            yield RuleBreak(
+                "", name, f"CANN {ctx.cann_major} does not know this flag, {flag.since}.x does"
+            )
+    for name, near in unknown_flags(o):
+        hint = f"did you mean {near}?" if near else ""
+        yield RuleBreak("", name, "not a flag omfuse knows, passed on as it is", hint, "warning")
+
+
+def _paths(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
+    for name in FIELD_NAMES:
+        value = getattr(o, name)
+        if not FLAGS[name].is_path or not isinstance(value, Path) or not str(value):
+            continue
+        real = value.resolve()
+        if not real.exists():
+            yield RuleBreak("E10001", name, f"{value} does not exist")
+        elif not PLAIN_PATH.match(str(real)):
+            yield RuleBreak(
+                "E10001",
+                name,
+                f"the real path {real} holds characters that ATC refuses",
+                "move it below a folder named with letters, digits, `-`, `.`, `_`",
+            )
+    if o.output is not None:
+        yield from _output_path(str(o.output))
+
+
+def _output_path(text: str) -> Iterator[RuleBreak]:
+    if not text:
+        return
+    if text.endswith("/") or text == ".":
+        yield RuleBreak("E10022", "output", f"{text!r} has no file name", "end it with a name")
+    elif len(text) >= _PATH_MAX or len(Path(text).name) > _NAME_MAX - len(".om"):
+        yield RuleBreak("E10021", "output", "the path is too long", "use a shorter name")
+    elif not PLAIN_PATH.match(text):
+        yield RuleBreak("E10001", "output", f"{text!r} holds characters that ATC refuses")
+
+
+def _io(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
+    if o.input_format is not None and o.input_format not in ("NCHW", "ND", "NCDHW"):
+        yield RuleBreak(
+            "E10001",
+            "input_format",
+            f"{o.input_format!r} is not a format of ONNX inputs",
+            "use NCHW, ND or NCDHW",
+        )
+    if o.dynamic_dims is not None and o.input_format not in (None, "ND"):
+        yield RuleBreak(
+            "",
+            "input_format",
+            "dynamic_dims is documented for ND only",
+            "input_format=ND",
+            "warning",
+        )
+    if o.input_shape_range is not None:
+        yield RuleBreak(
+            "",
+            "input_shape_range",
+            "deprecated, and it overrides input_shape",
+            "put the range into input_shape: name:1~8,3",
+            "warning",
+        )
+    for flag, partner in (
+        ("is_input_adjust_hw_layout", "input_fp16_nodes"),
+        ("is_output_adjust_hw_layout", "out_nodes"),
+    ):
+        text = getattr(o, flag)
+        if text is None:
+            continue
+        if any(word not in ("true", "false") for word in text.split(",")):
+            yield RuleBreak("E10001", flag, f"{text!r} is not a list of true and false")
+        elif getattr(o, partner) is None:
+            yield RuleBreak("E10001", flag, f"it needs {partner}")
+    yield from _outputs(o)
+    if o.raw_ge_options is not None:
+        yield from _raw_ge(o.raw_ge_options)
+
+
+def _outputs(o: AtcOptions) -> Iterator[RuleBreak]:
+    nodes = [w for w in (o.out_nodes or "").split(";") if w]
+    indexed = [bool(re.search(r":\d+\Z", w)) for w in nodes]
+    if any(indexed) and not all(indexed):
+        yield RuleBreak(
+            "E10001",
+            "out_nodes",
+            "node:index and tensor names are mixed",
+            "use one form: node:0;other:0 or tensor names",
+        )
+    if o.output_type is None or o.output_type in _DTYPES:
+        return
+    for part in filter(None, o.output_type.split(";")):
+        node, _, dtype = part.rpartition(":")
+        if dtype not in _DTYPES or not re.search(r".:\d+\Z", node):
+            yield RuleBreak(
+                "E10001",
+                "output_type",
+                f"{part!r} is neither a dtype nor node:index:dtype",
+                f"dtypes are {', '.join(_DTYPES[:4])}",
+            )
+        elif node not in nodes:
+            yield RuleBreak("E10001", "output_type", f"{node} is not in out_nodes", "add it there")
+
+
+def _raw_ge(text: str) -> Iterator[RuleBreak]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        yield RuleBreak("E10001", "raw_ge_options", f"not JSON: {error}")
+        return
+    known = {"global", "session", "graph"}
+    inner = document.get("compile options") if isinstance(document, dict) else None
+    if not isinstance(inner, dict) or set(inner) - known:
+        yield RuleBreak(
+            "E10001",
+            "raw_ge_options",
+            "it must hold `compile options` with global, session and graph",
+        )
+
+
+def _target(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
+    soc = ctx.soc
+    if (o.host_env_os is None) != (o.host_env_cpu is None):
+        yield RuleBreak("E10001", "host_env_os", "host_env_os and host_env_cpu go together")
+    if soc is None:
+        return
+    if o.core_type == "VectorCore" and soc.family != "Ascend310P":
+        yield RuleBreak("", "core_type", f"VectorCore has no effect on {soc.name}", "", "warning")
+    if o.aicore_num is not None:
+        yield from _aicore_num(o.aicore_num, soc)
+    mode = o.precision_mode or o.precision_mode_v2 or ""
+    if mode in _BF16_MODES and not soc.bf16:
+        yield RuleBreak(
+            "", "precision_mode", f"{soc.name} has no bf16, {mode} needs it", "use an fp16 mode"
+        )
+    if "hif8" in mode and not soc.name.startswith("Ascend950"):
+        yield RuleBreak("", "precision_mode_v2", f"{mode} is for Ascend950, not {soc.name}")
+    if o.sparsity and not soc.sparsity:
+        yield RuleBreak("", "sparsity", f"{soc.name} has no structured sparsity", "", "warning")
+    if o.multi_stream_parallel_mode and soc.family == "Ascend310B":
+        yield RuleBreak("", "multi_stream_parallel_mode", "not supported on 310B")
+    ranged = "~" in (o.input_shape or "") or o.input_shape_range is not None
+    if ranged and not soc.shape_range:
+        yield RuleBreak(
+            "",
+            "input_shape",
+            f"shape ranges are documented as unsupported on {soc.name}",
+            "use gears: --shape NAME=64,128,256",
+        )
+
+
+def _aicore_num(text: str, soc: SocConfig) -> Iterator[RuleBreak]:
+    words = text.split("|")
+    if len(words) > 2 or not words[0].isdigit() or not (words[-1].isdigit() or words[-1] == ""):
+        yield RuleBreak("E10001", "aicore_num", f"{text!r} is not cube|vector", "8| or 20|40")
+        return
+    limits = (soc.cube_cores, soc.vector_cores)
+    for word, limit, what in zip(words, limits, ("cube", "vector"), strict=False):
+        if word and not 1 <= int(word) <= limit:
+            yield RuleBreak("E20103", "aicore_num", f"{word} {what} cores, {soc.name} has {limit}")
+
+
+def _precision(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
+    if o.precision_mode is not None and o.precision_mode_v2 is not None:
+        yield RuleBreak(
+            "E10056",
+            "precision_mode",
+            "precision_mode and precision_mode_v2 exclude one another",
+            "keep one",
+        )
+    mode = o.precision_mode or o.precision_mode_v2 or "force_fp16"
+    if o.modify_mixlist is not None and mode not in _MIX_MODES:
+        yield RuleBreak(
+            "E10001",
+            "modify_mixlist",
+            f"it needs a mixed precision mode, not {mode}",
+            "mixed_float16",
+        )
+    if o.optypelist_for_implmode is not None and o.op_select_implmode is None:
+        yield RuleBreak("E10001", "optypelist_for_implmode", "it needs op_select_implmode")
+    if o.keep_dtype is not None and mode in _ORIGIN:
+        yield RuleBreak("", "keep_dtype", f"no effect with {mode}", "drop it", "warning")
+    if o.deterministic_level is not None and bool(o.deterministic) != bool(o.deterministic_level):
+        yield RuleBreak(
+            "E10001", "deterministic_level", "deterministic and its level must both be zero or not"
+        )
+
+
+def _build(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
+    if o.auto_tune_mode:
+        yield RuleBreak(
+            "E10001", "auto_tune_mode", "ATC no longer tunes", "drop it and use the AOE tool"
+        )
+    if o.compress_weight_conf is not None and o.enable_compress_weight:
+        yield RuleBreak(
+            "E10047", "compress_weight_conf", "it excludes enable_compress_weight=true", "keep one"
+        )
+    if o.enable_single_stream and o.multi_stream_parallel_mode is not None:
+        yield RuleBreak(
+            "E10001", "enable_single_stream", "it excludes multi_stream_parallel_mode", "keep one"
+        )
+    mode = o.multi_stream_parallel_mode
+    if mode is not None and not _stream_mode(mode):
+        yield RuleBreak(
+            "E10001",
+            "multi_stream_parallel_mode",
+            f"{mode!r} is not a mode",
+            "cv, LoadBalance:N or MainStream:N with N from 1 to 64",
+        )
+    limit = o.static_model_ops_lower_limit
+    if limit is not None and not (limit == "-1" or limit.isdigit()):
+        yield RuleBreak("E10001", "static_model_ops_lower_limit", f"{limit!r} is not -1 or more")
+    switch = o.optimization_switch
+    if switch is not None and not all(
+        re.fullmatch(r"[^:;]+:(on|off)", w) for w in switch.split(";") if w
+    ):
+        yield RuleBreak("E10001", "optimization_switch", f"{switch!r} is not pass:on;pass:off")
+    if o.op_debug_level and o.op_compiler_cache_mode in ("enable", "force"):
+        yield RuleBreak(
+            "", "op_compiler_cache_mode", "ignored while op_debug_level is not 0", "", "warning"
+        )
+    if o.op_debug_level == 2:
+        yield RuleBreak(
+            "", "op_debug_level", "2 compiles with -O0: slow and large", "use 0, 3 or 4", "warning"
+        )
+
+
+def _stream_mode(text: str) -> bool:
+    name, _, number = text.partition(":")
+    if name == "cv":
+        return not number
+    return name in ("LoadBalance", "MainStream") and number.isdigit() and 1 <= int(number) <= 64
+
+
+_GROUPS: tuple[Callable[[AtcOptions, RuleContext], Iterator[RuleBreak]], ...] = (
+    _required,
+    _paths,
+    _io,
+    _target,
+    _precision,
+    _build,
+)
