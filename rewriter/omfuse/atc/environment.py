@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -29,8 +30,8 @@ USUAL_HOMES = (
     "~/Ascend/latest",
 )
 HOW_TO_GET = (
-    "install the CANN toolkit 8.x or 9.x of your chip (hiascend.com, a conda or pip package, or the "
-    "`ascendai/cann` container image) and source its set_env.sh, or name its folder with --cann; "
+    "install the CANN toolkit 8.x or 9.x of your chip (hiascend.com, or its container image) and "
+    "source its set_env.sh, or name its folder with --cann; "
     "`--device sim` builds a simulated .om here; `omfuse bundle` packs a folder for a machine that "
     "has CANN"
 )
@@ -178,8 +179,8 @@ def _simulated(work: Path | None) -> Toolchain:
     if work is None:
         raise ValueError("the simulated ATC needs a folder for its launcher")
     launcher = work / "atc"
-    code = "import sys\nfrom omfuse.sim.atc import main\nsys.exit(main())\n"
-    launcher.write_text(f"#!{sys.executable}\n{code}", "utf-8")
+    start = f'exec {shlex.quote(sys.executable)} -m omfuse.sim.atc "$@"'
+    launcher.write_text(f"#!/bin/sh\n{start}\n", "utf-8")
     launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
     return Toolchain("sim", launcher, None, "", "")
 
