@@ -35,14 +35,15 @@ class Constants:
         opset: int,
         outer: Constants | None = None,
     ) -> None:
-        self._tensors = {t.name: t for t in graph.initializer}
+        self._tensors: dict[str, onnx.TensorProto] = {t.name: t for t in graph.initializer}
         self._producers = {o: n for n in graph.node for o in n.output if o}
         self._shapes, self._opset, self._outer = shapes, opset, outer
 
     def tensor(self, name: str) -> onnx.TensorProto | None:
         """Return the stored tensor behind a name, also when its data is external."""
-        if name in self._tensors:
-            return self._tensors[name]
+        known: onnx.TensorProto | None = self._tensors.get(name)
+        if known is not None:
+            return known
         node = self._producers.get(name)
         if node is not None and node.op_type == "Constant":
             for attribute in node.attribute:
@@ -122,8 +123,8 @@ def _evaluate(
     output = helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None)
     graph = helper.make_graph([node], "chain", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    result = ReferenceEvaluator(model).run([name], dict(feeds))[0]
-    return np.asarray(result)
+    results: Any = ReferenceEvaluator(model).run([name], dict(feeds))
+    return np.asarray(results[0])
 
 
 def int_attribute(node: onnx.NodeProto, name: str, default: int) -> int:

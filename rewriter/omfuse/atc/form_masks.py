@@ -33,6 +33,8 @@ _CARRIERS = frozenset(
         *("ConstantOfShape", "Constant", "Split", "Neg"),
     ]
 )
+# A softmax, whole or written out.
+_SOFTMAX = frozenset(["Softmax", "LogSoftmax", "ReduceMax", "ReduceLogSumExp", "Exp"])
 _COMPARES = frozenset(["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"])
 
 
@@ -131,7 +133,7 @@ def _masks(name: str, readers: dict[str, list[onnx.NodeProto]]) -> bool:
                 if list(node.input).index(tensor) != 3:
                     return False
                 reached = True
-            elif node.op_type in ("Softmax", "LogSoftmax"):
+            elif node.op_type in _SOFTMAX:
                 reached = True
             elif node.op_type in _COMPARES or node.op_type in ("Shape", "IsInf", "IsNaN"):
                 continue
