@@ -1,9 +1,9 @@
 """FlashAttention in the ATC form: our own operator, or CANN's built-in ones within their limits.
 
 ``custom`` keeps the node, in the default domain, for the Ascend C operator of this project.
-``prompt-flash`` writes ``NPUPromptFlashAttention`` and ``score`` writes ``NPUFlashAttention``; CANN's
-shipped ONNX plug-in maps them to PromptFlashAttention and FlashAttentionScore.  Limits follow their
-public plug-in and tiling sources; the built-in operators were not run here.
+``prompt-flash`` writes ``NPUPromptFlashAttention``, ``score`` writes ``NPUFlashAttention``; the
+plug-in that CANN ships maps them to PromptFlashAttention and FlashAttentionScore.  Limits follow
+their public plug-in and tiling sources; the built-in operators were not run here.
 """
 
 from __future__ import annotations
