@@ -12,16 +12,18 @@ from omfuse._version import __version__
 
 if TYPE_CHECKING:
     from omfuse.api import rewrite
+    from omfuse.atc.compile import compile  # noqa: A004
     from omfuse.errors import OmfuseError
     from omfuse.match.rules import lift
 
 _HOME = {
     "OmfuseError": "omfuse.errors",
+    "compile": "omfuse.atc.compile",
     "rewrite": "omfuse.api",
     "lift": "omfuse.match.rules",
 }
 
-__all__ = ["OmfuseError", "__version__", "lift", "rewrite"]
+__all__ = ["OmfuseError", "__version__", "compile", "lift", "rewrite"]
 
 
 def __getattr__(name: str) -> Any:

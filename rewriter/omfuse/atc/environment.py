@@ -93,7 +93,7 @@ def find_toolchain(device: str, cann: Path | None = None, work: Path | None = No
     if device != "ascend":
         raise UsageError("unknown-device", f"cannot compile for {device!r}", hint="ascend or sim")
     if cann is not None:
-        found = _at(cann.expanduser())
+        found = _at(cann.expanduser().absolute())
         if found is None:
             raise UsageError(
                 "bad-cann",
@@ -113,7 +113,7 @@ def find_toolchain(device: str, cann: Path | None = None, work: Path | None = No
 def _candidates() -> Iterator[Path]:
     for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
         if os.environ.get(name):
-            yield Path(os.environ[name])
+            yield Path(os.environ[name]).absolute()
     on_path = shutil.which("atc")
     if on_path:
         yield Path(on_path).resolve().parent.parent

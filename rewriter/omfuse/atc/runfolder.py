@@ -72,6 +72,11 @@ def drop_bulk(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def make_plain(stem: str) -> str:
+    """Return a file name that ATC accepts for a stem."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", stem) or "model"
+
+
 def place(source: Path, target: Path) -> None:
     """Put a file at its final name in one step: copy beside it, then rename.
 

@@ -13,7 +13,7 @@ from omfuse.cli import console
 from omfuse.errors import OmfuseError
 
 # In the order of the work; each module has a function `command`, or `app` for a command group.
-COMMANDS: tuple[str, ...] = ("run",)
+COMMANDS: tuple[str, ...] = ("compile", "run")
 
 app = typer.Typer(
     name="omfuse",

@@ -1,0 +1,171 @@
+"""Everything that is decided before ATC starts: model, shapes, options, form, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from omfuse.atc import precision, runfolder
+from omfuse.atc import rules as atc_rules
+from omfuse.atc.config import SocConfig, load_soc, soc_warnings
+from omfuse.atc.environment import Toolchain
+from omfuse.atc.form import AtcForm, FormOptions, make_form
+from omfuse.atc.form_save import save_form
+from omfuse.atc.job import Job
+from omfuse.atc.options import AtcOptions, apply_settings
+from omfuse.atc.problem import OptionsError
+from omfuse.atc.shapes import ShapePlan, plan_shapes
+from omfuse.errors import ModelError, UsageError
+
+
+@dataclass
+class Prepared:
+    """Everything decided before ATC starts."""
+
+    job: Job
+    soc: SocConfig
+    model: onnx.ModelProto
+    plan: ShapePlan
+    options: AtcOptions
+    notes: list[str]
+    warnings: list[str]
+
+
+def prepare(job: Job) -> Prepared:
+    """Read the model, choose shapes and lay the options; raises for everything unusable."""
+    soc = load_soc(job.soc)
+    model = load_model(job.model)
+    inputs = graph_inputs(model)
+    settings = [*soc.atc.items(), *job.settings]
+    options = apply_settings(AtcOptions(soc_version=soc.name), settings)
+    plan = _shape_plan(job, inputs, options)
+    precision.check_preset(job.precision, soc)
+    _check_output(job)
+    return Prepared(job, soc, model, plan, options, list(plan.reasons), soc_warnings(soc, job.soc))
+
+
+def _shape_plan(
+    job: Job, inputs: Mapping[str, Sequence[int | str | None]], options: AtcOptions
+) -> ShapePlan:
+    given = [n for n in ("input_shape", "input_shape_range") if getattr(options, n) is not None]
+    if given and job.shape:
+        raise UsageError(
+            "two-shapes",
+            f"shapes come both from --shape and from --set {given[0]}",
+            hint="use --shape alone; it writes the flags",
+        )
+    if given:
+        return ShapePlan("given", {}, [f"shapes as given in {given[0]}"], {})
+    return plan_shapes(inputs, job.shape, aipp=options.insert_op_conf is not None)
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Load a model without its external data.
+
+    Raises:
+        ModelError: ``no-model`` or ``not-onnx``.
+    """
+    if not path.is_file():
+        raise ModelError("no-model", "no such file", where=str(path))
+    if path.suffix.lower() == ".om":
+        raise ModelError("not-onnx", "this is a compiled .om already", where=str(path))
+    with path.open("rb") as stream:
+        if stream.read(40).startswith(b"version https://git-lfs"):
+            raise ModelError(
+                "not-onnx",
+                "this is a Git LFS pointer, not the model",
+                where=str(path),
+                hint="git lfs pull",
+            )
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise ModelError(
+            "not-onnx", f"not an ONNX model: {type(error).__name__}", where=str(path)
+        ) from None
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise ModelError("not-onnx", "the file holds no graph (ATC E16004)", where=str(path))
+    return model
+
+
+def graph_inputs(model: onnx.ModelProto) -> dict[str, list[int | str | None]]:
+    """Return the real inputs of a model with their dims: a number, a symbol, or None."""
+    weights = {t.name for t in model.graph.initializer}
+    found: dict[str, list[int | str | None]] = {}
+    for info in model.graph.input:
+        if info.name in weights:
+            continue
+        dims: list[int | str | None] = []
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value >= 0:
+                dims.append(dim.dim_value)
+            else:
+                dims.append(dim.dim_param or None)
+        found[info.name] = dims
+    return found
+
+
+def _check_output(job: Job) -> None:
+    if job.output.suffix.lower() != ".om":
+        raise UsageError(
+            "bad-output", f"{job.output.name} does not end with .om", where="-o", hint="-o model.om"
+        )
+    if job.output.is_dir():
+        raise UsageError("bad-output", "the output is a folder", where=str(job.output))
+    if job.output.resolve() == job.model.resolve():
+        raise UsageError("bad-output", "output and model are the same file", where=str(job.output))
+
+
+def form_of(ready: Prepared) -> AtcForm:
+    """Make the ATC form that a job asks for."""
+    job = ready.job
+    clamp = precision.clamps_masks(job.precision)
+    options = FormOptions(
+        attention=job.attention,
+        opset=job.opset,
+        mask_fill=job.mask_fill if clamp else None,
+        keep_domains=job.keep_domains,
+        shapes=ready.plan.concrete if ready.plan.kind == "static" else {},
+    )
+    return make_form(ready.model, options, ready.soc, job.model.parent)
+
+
+def final_options(ready: Prepared, form: AtcForm, folder: Path) -> AtcOptions:
+    """Write model and option files into the run folder and complete the options."""
+    (folder / "out").mkdir()
+    path = save_form(form.model, ready.job.model.parent, folder)
+    chosen = ready.options
+    preset = precision.plan_precision(ready.job.precision, form.model, ready.soc)
+    own_mode = chosen.precision_mode is not None or chosen.precision_mode_v2 is not None
+    flags = precision.write_files(preset, folder)
+    if own_mode:
+        flags.pop("precision_mode", None)
+        ready.notes.append("precision mode as given with --set; the preset's own mode is left out")
+    else:
+        ready.notes += preset.reasons
+    flags = {k: v for k, v in flags.items() if getattr(chosen, k) is None}
+    shapes = {k: v for k, v in ready.plan.flags.items() if getattr(chosen, k) is None}
+    options = apply_settings(chosen, {**flags, **shapes}.items())
+    stem = runfolder.make_plain(ready.job.output.stem)
+    return options.replace(model=path, output=folder / "out" / stem)
+
+
+def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain) -> None:
+    """Check every rule of ATC; warnings go to the job's list.
+
+    Raises:
+        OptionsError: when a rule is broken and the job is checked.
+    """
+    inputs = {
+        name: [d if isinstance(d, int) else "?" for d in dims]
+        for name, dims in graph_inputs(ready.model).items()
+    }
+    context = atc_rules.RuleContext(ready.soc, toolchain.major, inputs)
+    found = atc_rules.check(options, context)
+    errors = [rule for rule in found if rule.severity == "error"]
+    if errors and ready.job.checked:
+        raise OptionsError(errors)
+    ready.warnings += [str(rule) + (f"; {rule.hint}" if rule.hint else "") for rule in found]
