@@ -1,0 +1,1 @@
+"""Compare two models numerically, with an error budget, and find the block that is wrong."""
