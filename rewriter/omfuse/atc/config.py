@@ -7,7 +7,6 @@ whose tables it overlays key by key.
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -194,11 +193,3 @@ def _bad_keys(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif not isinstance(value, PROJECT_KEYS[key]):
             kinds = " or ".join(k.__name__ for k in PROJECT_KEYS[key])
             yield f"{key} must be {kinds}, it is {type(value).__name__}", ""
-
-
-def soc_warnings(soc: SocConfig, typed: str) -> list[str]:
-    """Say what a typed name may hide: the old 910B part, a corrected case."""
-    found = list(soc.notes)
-    if typed != soc.name and not re.fullmatch(r"(?i)ascend.*", typed):
-        found.append(f"{typed} read as {soc.name}")
-    return found

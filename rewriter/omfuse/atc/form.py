@@ -212,6 +212,8 @@ def _warnings(model: onnx.ModelProto) -> list[str]:
     types = {n.op_type for g in all_graphs(model.graph) for n in g.node}
     for name in sorted(types & _SUBGRAPH_OPS):
         found.append(f"{name} has no parser in ATC (E13010): unroll it at export")
+    if "Softmax" in types and not types & {OP_TYPE, *form_attention.BUILTIN_TYPES.values()}:
+        found.append("no FlashAttention in this model; `omfuse rewrite` fuses attention first")
     odd = sorted(
         {
             onnx.TensorProto.DataType.Name(t.data_type)

@@ -134,12 +134,24 @@ def expand_newer(
             for node in graph.node:
                 if node.op_type in left:
                     done[node.op_type] = done.get(node.op_type, 0) + 1
+        _type_initializers(trial)
         trial = inliner.inline_selected_functions(
             trial, [("", name) for name in left], inline_schema_functions=True
         )
         trial = onnx.shape_inference.infer_shapes(trial, data_prop=True)
     _settle_cast_like(trial)
     return trial, done
+
+
+def _type_initializers(model: onnx.ModelProto) -> None:
+    """Write down the types of initializers, which the inliner asks for."""
+    for graph in all_graphs(model.graph):
+        known = {i.name for i in (*graph.value_info, *graph.input)}
+        graph.value_info.extend(
+            helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+            for t in graph.initializer
+            if t.name not in known
+        )
 
 
 def _by_hand(

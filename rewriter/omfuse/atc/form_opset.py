@@ -188,7 +188,11 @@ def _axes_to_attribute(node: onnx.NodeProto, ctx: _Context) -> None:
     if axes is not None and axes.size:
         set_attribute(node, "axes", [int(a) for a in axes.reshape(-1)])
     elif noop:
-        node.op_type = "Identity"
+        # Nothing is reduced; what the reduction does to a single element stays.
+        alone = _SINGLE.get(node.op_type)
+        if alone is None:
+            raise _BlockedError("noop_with_empty_axes is new in opset 18")
+        node.op_type = alone
         del node.attribute[:]
 
 
@@ -272,6 +276,12 @@ def _changed_meaning(node: onnx.NodeProto, ctx: _Context) -> None:
     raise _BlockedError("its meaning changed between the opsets")
 
 
+_SINGLE = {
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"), "Identity"),
+    **dict.fromkeys(("ReduceL1", "ReduceL2"), "Abs"),
+    "ReduceLogSumExp": "Identity",
+    "ReduceLogSum": "Log",
+}
 _REDUCED = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 _RULES: dict[str, Callable[[onnx.NodeProto, _Context], None]] = {
     **dict.fromkeys((f"Reduce{name}" for name in _REDUCED), _axes_to_attribute),

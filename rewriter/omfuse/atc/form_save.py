@@ -1,12 +1,11 @@
 """Write the ATC form into a folder whose path ATC accepts, external data beside it.
 
-ATC resolves symbolic links before it checks the characters of a path, so external files are hard
-links where the file system allows and copies where not.
+External files are copied, not linked: ATC resolves symbolic links before it checks the characters
+of a path, and onnx refuses to read data files that have more than one hard link.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -86,10 +85,7 @@ def _bring(source: Path | None, location: str, target: Path) -> None:
             where=str(source),
             hint="keep the .onnx and its data files together",
         )
-    try:
-        os.link(path.resolve(), target)
-    except OSError:
-        shutil.copyfile(path, target)
+    shutil.copyfile(path, target)
 
 
 def _embedded_bytes(model: onnx.ModelProto) -> int:

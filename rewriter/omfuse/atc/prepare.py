@@ -10,7 +10,7 @@ import onnx
 
 from omfuse.atc import precision, runfolder
 from omfuse.atc import rules as atc_rules
-from omfuse.atc.config import SocConfig, load_soc, soc_warnings
+from omfuse.atc.config import SocConfig, load_soc
 from omfuse.atc.environment import Toolchain
 from omfuse.atc.form import AtcForm, FormOptions, make_form
 from omfuse.atc.form_save import save_form
@@ -44,7 +44,7 @@ def prepare(job: Job) -> Prepared:
     plan = _shape_plan(job, inputs, options)
     precision.check_preset(job.precision, soc)
     _check_output(job)
-    return Prepared(job, soc, model, plan, options, list(plan.reasons), soc_warnings(soc, job.soc))
+    return Prepared(job, soc, model, plan, options, list(plan.reasons), list(soc.notes))
 
 
 def _shape_plan(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from omfuse.atc.options import AtcOptions
@@ -72,6 +72,31 @@ def plan_shapes(
     asked = _Wishes()
     for wish in wishes:
         _read_wish(wish, inputs, asked)
+    plan = _plan(inputs, asked, aipp)
+    plan.reasons.extend(_remarks(inputs, asked, plan))
+    return plan
+
+
+def _remarks(
+    inputs: Mapping[str, Sequence[Dim | None]], asked: _Wishes, plan: ShapePlan
+) -> Iterator[str]:
+    symbols = {d for dims in inputs.values() for d in dims if isinstance(d, str)}
+    for symbol in sorted(symbols):
+        values = {asked.fixed[s] for s in _slots_of(symbol, inputs) if s in asked.fixed}
+        if len(values) > 1:
+            yield (
+                f"{symbol} has several values, {' and '.join(sorted(values))}: "
+                "the model says they are one size"
+            )
+    for name in inputs:
+        if "-1" in name and plan.kind == "static" and plan.flags:
+            yield (
+                f"ATC takes the -1 in the name {name} for an open dim and builds a dynamic-shape "
+                "model; rename that input before export"
+            )
+
+
+def _plan(inputs: Mapping[str, Sequence[Dim | None]], asked: _Wishes, aipp: bool) -> ShapePlan:
     open_slots = [
         (name, axis)
         for name, dims in inputs.items()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from omfuse.atc.config import load_soc
+from omfuse.atc.options import AtcOptions
+from omfuse.atc.problem import OptionsError, RuleBreak
+from omfuse.atc.rules import RuleContext, check
+
+
+def codes(
+    tmp_path: Path, soc: str = "Ascend310P3", cann: int | None = 8, **flags: object
+) -> list[tuple[str, str]]:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"x")
+    whole: dict[str, object] = {"model": model, "output": tmp_path / "out", "soc_version": soc}
+    options = AtcOptions(**{**whole, **flags})  # type: ignore[arg-type]
+    found = check(options, RuleContext(load_soc(soc), cann))
+    return [(rule.code, rule.flag) for rule in found if rule.severity == "error"]
+
+
+BROKEN = [
+    ({"model": None}, ("E10054", "model")),
+    ({"output": None}, ("E10054", "output")),
+    ({"mode": 1}, ("E10001", "mode")),
+    ({"mode": 2}, ("E10001", "mode")),
+    ({"input_format": "NHWC"}, ("E10001", "input_format")),
+    ({"keep_dtype": Path("missing.cfg")}, ("E10001", "keep_dtype")),
+    ({"output": Path("a" * 300)}, ("E10021", "output")),
+    ({"output": Path("a b")}, ("E10001", "output")),
+    ({"precision_mode": "force_fp16", "precision_mode_v2": "fp16"}, ("E10056", "precision_mode")),
+    ({"optypelist_for_implmode": "Gelu"}, ("E10001", "optypelist_for_implmode")),
+    ({"auto_tune_mode": "RL,GA"}, ("E10001", "auto_tune_mode")),
+    ({"is_input_adjust_hw_layout": "true"}, ("E10001", "is_input_adjust_hw_layout")),
+    (
+        {"is_output_adjust_hw_layout": "yes", "out_nodes": "a:0"},
+        ("E10001", "is_output_adjust_hw_layout"),
+    ),
+    ({"out_nodes": "a:0;b"}, ("E10001", "out_nodes")),
+    ({"output_type": "FP64"}, ("E10001", "output_type")),
+    ({"output_type": "a:0:FP16", "out_nodes": "b:0"}, ("E10001", "output_type")),
+    ({"raw_ge_options": "{"}, ("E10001", "raw_ge_options")),
+    ({"host_env_os": "linux"}, ("E10001", "host_env_os")),
+    ({"aicore_num": "99|"}, ("E20103", "aicore_num")),
+    ({"aicore_num": "x"}, ("E10001", "aicore_num")),
+    ({"deterministic_level": 2}, ("E10001", "deterministic_level")),
+    ({"multi_stream_parallel_mode": "MainStream:65"}, ("E10001", "multi_stream_parallel_mode")),
+    ({"static_model_ops_lower_limit": "-2"}, ("E10001", "static_model_ops_lower_limit")),
+    ({"optimization_switch": "pass"}, ("E10001", "optimization_switch")),
+    ({"jit_compile": 7}, ("E10001", "jit_compile")),
+    ({"log": "loud"}, ("E10010", "log")),
+]
+
+
+@pytest.mark.parametrize(("flags", "expected"), BROKEN)
+def test_each_rule(tmp_path: Path, flags: dict[str, object], expected: tuple[str, str]) -> None:
+    assert expected in codes(tmp_path, cann=9, **flags)
+
+
+def test_rules_with_files(tmp_path: Path) -> None:
+    listing = tmp_path / "list.cfg"
+    listing.write_text("x", "utf-8")
+    both = codes(tmp_path, compress_weight_conf=listing, enable_compress_weight=True)
+    assert ("E10047", "compress_weight_conf") in both
+    assert ("E10001", "modify_mixlist") in codes(tmp_path, modify_mixlist=listing)
+    mixed = {"modify_mixlist": listing, "precision_mode": "allow_mix_precision"}
+    assert codes(tmp_path, **mixed) == []
+    odd = tmp_path / "with space"
+    odd.mkdir()
+    (odd / "keep.cfg").write_text("x", "utf-8")
+    assert ("E10001", "keep_dtype") in codes(tmp_path, keep_dtype=odd / "keep.cfg")
+    link = tmp_path / "plain.cfg"
+    link.symlink_to(odd / "keep.cfg")
+    assert ("E10001", "keep_dtype") in codes(tmp_path, keep_dtype=link), "the real path counts"
+
+
+def test_a_clean_command_breaks_nothing(tmp_path: Path) -> None:
+    assert codes(tmp_path, log="error", input_format="ND", aicore_num="8|") == []
+
+
+def test_the_chip_decides(tmp_path: Path) -> None:
+    bf16 = {"precision_mode": "allow_mix_precision_bf16"}
+    assert ("", "precision_mode") in codes(tmp_path, "Ascend310P3", **bf16)
+    assert codes(tmp_path, "Ascend910B4", **bf16) == []
+    ranged = {"input_shape": "x:1~8,3"}
+    assert ("", "input_shape") in codes(tmp_path, "Ascend310B1", **ranged)
+    assert codes(tmp_path, "Ascend310P3", **ranged) == []
+    assert codes(tmp_path, "Ascend910B4", aicore_num="20|40") == []
+    assert ("E20103", "aicore_num") in codes(tmp_path, "Ascend910B4", aicore_num="20|41")
+
+
+def test_the_version_of_cann_decides(tmp_path: Path) -> None:
+    new = {"enable_attr_compression": True}
+    assert ("", "enable_attr_compression") in codes(tmp_path, cann=8, **new)
+    assert codes(tmp_path, cann=9, **new) == []
+    assert codes(tmp_path, cann=None, **new) == []
+
+
+def test_documented_advice_is_a_warning(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"x")
+    options = AtcOptions(
+        model=model,
+        output=tmp_path / "o",
+        soc_version="Ascend910B4",
+        core_type="VectorCore",
+        input_shape_range="x:[1~8,3]",
+        op_debug_level=2,
+        op_compiler_cache_mode="force",
+        extra=(("presicion_mode", "x"),),
+    )
+    found = check(options, RuleContext(load_soc("Ascend910B4")))
+    assert [r.severity for r in found] == ["warning"] * len(found)
+    assert {r.flag for r in found} == {
+        "core_type",
+        "input_shape_range",
+        "op_debug_level",
+        "op_compiler_cache_mode",
+        "presicion_mode",
+    }
+    assert any("did you mean precision_mode" in r.hint for r in found)
+
+
+def test_one_error_tells_all_rules() -> None:
+    error = OptionsError([RuleBreak("E10056", "a", "x", "do a"), RuleBreak("E10001", "b", "y", "")])
+    assert "E10056" in str(error)
+    assert "E10001" in str(error)
+    assert error.exit_code == 2
+    assert [r["code"] for r in error.as_dict()["rules"]] == ["E10056", "E10001"]
