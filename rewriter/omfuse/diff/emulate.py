@@ -169,16 +169,15 @@ def row_maxima(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
         name = f"omfuse.rowmax.{number}"
         inputs = [node.input[0]]
-        settings = {"keepdims": 0}
         if opset >= 18:
             copy.graph.initializer.append(
                 numpy_helper.from_array(np.array([axis], np.int64), f"{name}.axes")
             )
             inputs.append(f"{name}.axes")
-            extra.append(helper.make_node("ReduceMax", inputs, [name], name, **settings))
+            extra.append(helper.make_node("ReduceMax", inputs, [name], name, keepdims=0))
         else:
             extra.append(
-                helper.make_node("ReduceMax", inputs, [name], name, axes=[axis], **settings)
+                helper.make_node("ReduceMax", inputs, [name], name, axes=[axis], keepdims=0)
             )
         names.append(name)
     copy.graph.node.extend(extra)

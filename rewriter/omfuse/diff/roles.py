@@ -58,7 +58,8 @@ def numpy_dtype(elem_type: int, name: str) -> np.dtype[Any]:
     if elem_type == onnx.TensorProto.BFLOAT16:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        half: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return half
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)) if elem_type else None
     if dtype is None or dtype.kind not in "fiub":
         raise ModelError(

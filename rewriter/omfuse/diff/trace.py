@@ -18,11 +18,9 @@ from onnx import numpy_helper
 from omfuse.host import shapes
 from omfuse.session import Array
 
-_SAME = frozenset(
-    "Identity Cast CastLike Reshape Unsqueeze Squeeze Expand Transpose Flatten Slice Split Tile "
-    "Concat Gather Pad Trilu Dropout ConstantOfShape".split()
-)
-_FIRST_ONLY = _SAME - {"Concat"}
+_VIEWS = ("Identity", "Cast", "CastLike", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Transpose")
+_PARTS = ("Flatten", "Slice", "Split", "Tile", "Concat", "Gather", "Pad", "Trilu", "Dropout")
+_SAME = frozenset((*_VIEWS, *_PARTS, "ConstantOfShape"))
 _LARGE = 1e3
 _STEPS = 400
 
@@ -139,7 +137,8 @@ class _State:
 def trace(graph: GraphIndex, name: str) -> Uses:
     """Collect the uses of one input."""
     uses = Uses()
-    queue, seen = deque([_State(name, scores=True)]), set()
+    queue = deque([_State(name, scores=True)])
+    seen: set[_State] = set()
     while queue and len(seen) < _STEPS:
         state = queue.popleft()
         if state in seen:
@@ -222,7 +221,7 @@ def _step(
     elif op in ("MatMul", "Gemm", "Einsum", "Attention"):
         uses.matmul = True
         constant = op == "MatMul" and graph.constant(node.input[1 - position]) is not None
-        if constant or graph.sizes.get(state.name, ())[-1:] == (1,):
+        if constant or (graph.sizes.get(state.name) or ())[-1:] == (1,):
             yield from _next(state, node, mixed=True, scores=False)
 
 

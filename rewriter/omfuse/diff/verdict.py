@@ -188,8 +188,11 @@ class TensorVerdict:
 
 
 def first_checks(name: str, golden: Array, other: Array, exact_dtype: bool) -> TensorVerdict | None:
-    """Return a failing verdict when shape, dtype or an integer value differs, a passing one for
-    equal integers, None when floats remain to be measured."""
+    """Decide what needs no measure: shapes, dtypes, integers.
+
+    Returns:
+        A failing verdict when they differ, a passing one for equal integers, None for floats.
+    """
     if golden.shape != other.shape:
         shapes = f"shape {list(other.shape)}, golden {list(golden.shape)}"
         return TensorVerdict(name, "fail", (shapes,), ratio=math.inf)

@@ -1,0 +1,100 @@
+"""Pictures for the report: error histogram, errors along depth, heat map of the worst block."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omfuse.session import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from omfuse.diff.compare import DiffReport
+
+_SIDE = 256  # cells of a heat map along one axis
+_GOOD, _BAD, _LIMIT = "#2a6f97", "#c1121f", "#6c757d"
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure  # no pyplot: no display, no global state
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return figure, figure.subplots()
+
+
+def as_data_uri(figure: Figure) -> str:
+    """Return a figure as an embeddable PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def error_histogram(golden: Array, other: Array, limit: float | None, name: str) -> Figure:
+    """Draw how many elements of one output are off by how much, on a log scale."""
+    error = np.abs(other.astype(np.float64) - golden.astype(np.float64)).reshape(-1)
+    error = error[np.isfinite(error)]
+    figure, axes = _figure(7.2, 3.2)
+    floor = max(float(error.max(initial=0.0)) * 1e-8, 1e-30)
+    top = max(float(error.max(initial=0.0)), limit or 0.0, floor * 10)
+    bins = np.geomspace(floor, top * 1.5, 60)
+    axes.hist(np.clip(error, floor, None), bins=bins, color=_GOOD)
+    axes.set(xscale="log", yscale="symlog", xlabel="absolute error", ylabel="elements")
+    axes.set_title(f"{name}: {error.size} elements, {(error == 0).sum()} exact", fontsize=10)
+    if limit:
+        axes.axvline(limit, color=_LIMIT, linestyle="--", label=f"limit {limit:.3g}")
+        axes.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def errors_along_depth(report: DiffReport) -> Figure:
+    """Draw each block's error over its limit, alone and in the full run, in model order."""
+    figure, axes = _figure(7.2, 3.4)
+    for label, marker, pick in (
+        ("alone, on golden inputs", "o", "local"),
+        ("in the full run", "x", "accumulated"),
+    ):
+        points = [
+            (number, max(min(getattr(block, pick).ratio, 1e12), 1e-4))
+            for number, block in enumerate(report.blocks)
+            if getattr(block, pick) is not None
+        ]
+        if points:
+            color = _GOOD if pick == "local" else _BAD
+            axes.plot(*zip(*points, strict=True), marker, label=label, color=color, mfc="none")
+    axes.axhline(1.0, color=_LIMIT, linestyle="--", label="limit")
+    axes.set(yscale="log", ylabel="error / limit", xlabel="block, in model order")
+    names = [block.name for block in report.blocks]
+    if len(names) <= 16:
+        axes.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=7)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def heat_map(error: Array, golden: Array, name: str) -> Figure:
+    """Draw the absolute error of a tensor: rows are all leading axes, columns the last one."""
+    wide = np.abs(error.astype(np.float64))
+    wide = np.where(np.isfinite(wide), wide, np.nanmax(np.abs(golden.astype(np.float64))))
+    table = shrink(wide.reshape(-1, wide.shape[-1] if wide.ndim else 1))
+    figure, axes = _figure(7.2, 4.4)
+    image = axes.imshow(table, aspect="auto", cmap="inferno", interpolation="nearest")
+    figure.colorbar(image, ax=axes, label="largest absolute error in a cell")
+    axes.set_title(f"{name} {list(error.shape)}", fontsize=10)
+    axes.set(xlabel="last axis", ylabel="rows (all leading axes)")
+    rows = int(np.prod(error.shape[:-1], dtype=np.int64)) if error.ndim else 1
+    step = rows / table.shape[0]
+    axes.yaxis.set_major_formatter(lambda value, _: f"{int(value * step)}")
+    return figure
+
+
+def shrink(table: Array, side: int = _SIDE) -> Array:
+    """Keep the largest value of each cell, so that one wrong row stays visible."""
+    for axis in (0, 1):
+        size = table.shape[axis]
+        if size > side:
+            edges = np.linspace(0, size, side, endpoint=False).astype(int)
+            table = np.maximum.reduceat(table, edges, axis=axis)
+    return table
