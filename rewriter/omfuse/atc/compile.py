@@ -21,7 +21,7 @@ from omfuse.atc.inspect_om import describe_om
 from omfuse.atc.job import CompileResult, Job, Progress
 from omfuse.atc.options import AtcOptions, command_text
 from omfuse.atc.prepare import Prepared, check_rules, final_options, form_of, prepare
-from omfuse.atc.process import reset_stop, stop_all
+from omfuse.atc.process import reset_stop, stop_all, termination_is_interrupt
 from omfuse.atc.shapes import ShapePlan
 from omfuse.errors import NotAvailableError, OmfuseError, UsageError
 
@@ -88,11 +88,12 @@ def run_jobs(
     pool = ThreadPoolExecutor(max_workers=max(1, workers))
     futures = {pool.submit(run_job, job, progress): i for i, job in enumerate(jobs)}
     try:
-        for future in as_completed(futures):
-            try:
-                results[futures[future]] = future.result()
-            except OmfuseError as error:
-                results[futures[future]] = error
+        with termination_is_interrupt():
+            for future in as_completed(futures):
+                try:
+                    results[futures[future]] = future.result()
+                except OmfuseError as error:
+                    results[futures[future]] = error
     except BaseException:
         for future in futures:
             future.cancel()
@@ -218,7 +219,7 @@ def _run(
             timeout=job.timeout,
             on_tick=lambda tick: hear.tick(job, tick),
             opset=form.opset,
-            verify=lambda om: describe_om(om, ready.soc.name),
+            verify=describe_om,
         )
     except AtcError as error:
         _add_gear_advice(error, ready.plan)

@@ -80,7 +80,7 @@ def run_program(
         _live.add(process)
     timed_out = False
     try:
-        with _termination_is_interrupt(), log.open("wb") as sink:
+        with termination_is_interrupt(), log.open("wb") as sink:
             output = bytearray()
             for chunk in _chunks(process):
                 if chunk:
@@ -177,7 +177,7 @@ def reset_stop() -> None:
 
 
 @contextmanager
-def _termination_is_interrupt() -> Iterator[None]:
+def termination_is_interrupt() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that the group is ended on the way out."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.atc.conftest import DONE, GOOD, START
+
+from omfuse.atc.driver import AtcError, AtcRun, run_atc
+from omfuse.atc.environment import child_environment, find_toolchain, read_version
+from omfuse.atc.inspect_om import describe_om
+from omfuse.atc.options import AtcOptions
+from omfuse.atc.process import Tick, run_program
+from omfuse.errors import ModelError, NotAvailableError, ToolchainError, UsageError
+
+Maker = Callable[..., Path]
+
+
+def drive(home: Path, tmp_path: Path, **more: object) -> AtcRun:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "out").mkdir()
+    (folder / "model.onnx").write_bytes(b"model" * 20)
+    options = AtcOptions(
+        model=folder / "model.onnx", output=folder / "out" / "m", soc_version="Ascend310P3"
+    )
+    toolchain = find_toolchain("ascend", home)
+    env = child_environment(toolchain, os.environ, folder)
+    return run_atc(toolchain, options, folder, env, verify=describe_om, **more)  # type: ignore[arg-type]
+
+
+def failure(home: Path, tmp_path: Path, **more: object) -> AtcError:
+    with pytest.raises(AtcError) as caught:
+        drive(home, tmp_path, **more)
+    return caught.value
+
+
+def test_a_good_run(fake_cann: Maker, tmp_path: Path) -> None:
+    run = drive(fake_cann(), tmp_path)
+    assert run.om.name == "m.om"
+    assert run.info["partitions"] == [{"type": 0, "bytes": 64}]
+    assert "run success" in (tmp_path / "work" / "atc.log").read_text("utf-8")
+    assert "--framework=5" in (tmp_path / "work" / "command.txt").read_text("utf-8")
+
+
+def test_the_host_suffix_and_outside_weights_are_found(fake_cann: Maker, tmp_path: Path) -> None:
+    body = (
+        START
+        + """
+import os
+write_om(flags["output"] + "_linux_aarch64.om", b"x")
+os.mkdir(os.path.dirname(flags["output"]) + "/weight")
+open(os.path.dirname(flags["output"]) + "/weight/weight_1", "wb").write(b"w")
+"""
+        + DONE
+    )
+    run = drive(fake_cann(body), tmp_path)
+    assert run.om.name == "m_linux_aarch64.om"
+    assert [p.name for p in run.extra_files] == ["weight"]
+
+
+NOT_GOOD = [
+    (START + DONE, "atc-no-om"),
+    (START + 'open(flags["output"] + ".om", "wb").close()\n' + DONE, "atc-no-om"),
+    (START + 'open(flags["output"] + ".om", "wb").write(b"x" * 999)\n' + DONE, "atc-bad-om"),
+    (GOOD + "sys.exit(1)", "atc-silent"),
+    (GOOD.replace("ATC run success", "ATC ended"), "atc-silent"),
+    (START + "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "atc-crashed"),
+    (START + "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "atc-killed"),
+    (START + "sys.exit(137)", "atc-killed"),
+    (
+        "import sys\nsys.stderr.write(\"ERROR: unknown command line flag 'foo'\\n\")\n"
+        "sys.exit(255)",
+        "atc-arguments",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "code"), NOT_GOOD)
+def test_anything_less_than_success_is_a_failure(
+    fake_cann: Maker, tmp_path: Path, body: str, code: str
+) -> None:
+    error = failure(fake_cann(body), tmp_path)
+    assert error.code == code
+    assert error.exit_code == 3
+    assert error.hint
+    assert error.as_dict()["log"].endswith("atc.log")
+
+
+FAIL = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
+
+
+def saying(text: str) -> str:
+    return START + f"print({FAIL!r})\nprint({text!r})\nsys.exit(255)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("E20101: Value [Ascend310P] for parameter [--soc_version] is invalid.", "atc-e20101"),
+        ("E19999: Inner Error!\nEZ3003: [PID: 1] 2026-01-01-00:00:00.1 No supported Ops kernel",
+         "atc-ez3003"),
+        ("[PID: 1] 2026-01-01-00:00:00.1 Invalid_Argument(E10001): bad", "atc-e10001"),
+    ],
+)  # fmt: skip
+def test_the_code_of_atc_leads_and_advice_follows(
+    fake_cann: Maker, tmp_path: Path, text: str, code: str
+) -> None:
+    error = failure(fake_cann(saying(text)), tmp_path)
+    assert error.code == code
+    assert "cause:" in (error.hint or "")
+    assert error.messages
+
+
+def test_operators_without_parser_are_grouped(fake_cann: Maker, tmp_path: Path) -> None:
+    report = {
+        "result": "failed",
+        "op": [
+            {"name": f"/l{i}/Gelu", "type": "ai.onnx::20::Gelu", "result": "failed",
+             "cause": [{"code": 1, "message": "The type is not supported."}]}
+            for i in range(3)
+        ]
+        + [{"name": "a", "type": "ai.onnx::20::FlashAttention", "result": "failed",
+            "cause": [{"code": 1, "message": "The type is not supported."}]},
+           {"name": "b", "type": "ai.onnx::20::Add", "result": "success"}],
+    }  # fmt: skip
+    body = (
+        START
+        + f"import json\njson.dump({report!r}, open('check_result.json', 'w'))\n"
+        + saying("E13010: No parser for Op [/l0/Gelu, optype [ai.onnx::20::Gelu]].").removeprefix(
+            START
+        )
+    )
+    error = failure(fake_cann(body), tmp_path, opset=20)
+    assert [(u.key, len(u.nodes)) for u in error.unsupported] == [
+        ("ai.onnx::20::Gelu", 3),
+        ("ai.onnx::20::FlashAttention", 1),
+    ]
+    assert "older opset" in error.unsupported[0].advice
+    assert "omfuse op install" in error.unsupported[1].advice
+    assert "ai.onnx::20::Gelu x3" in (error.hint or "")
+
+
+def test_without_a_report_the_messages_are_grouped(fake_cann: Maker, tmp_path: Path) -> None:
+    text = "".join(
+        f"E19010: No parser is registered for Op [n{i}, optype [ai.onnx::17::Foo]].\n"
+        for i in range(2)
+    )
+    error = failure(fake_cann(saying(text)), tmp_path)
+    assert [(u.key, u.nodes) for u in error.unsupported] == [("ai.onnx::17::Foo", ("n0", "n1"))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text("utf-8").split(")")[1].split()[0] != "Z"
+
+
+def wait_until(true: Callable[[], bool]) -> bool:
+    for _ in range(1000):
+        if true():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+TREE = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open("pids", "w").write(f"{os.getpid()} {child.pid}\\n")
+print("compiling", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_timeout_ends_the_whole_group(fake_cann: Maker, tmp_path: Path) -> None:
+    error = failure(fake_cann(TREE), tmp_path, timeout=2.0)
+    assert error.code == "atc-timeout"
+    pids = [int(p) for p in (tmp_path / "work" / "pids").read_text("utf-8").split()]
+    assert wait_until(lambda: not any(alive(p) for p in pids))
+
+
+def test_a_deaf_child_is_killed(tmp_path: Path) -> None:
+    body = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    outcome = run_program(
+        [sys.executable, "-c", body], tmp_path, os.environ, tmp_path / "log", timeout=1.0
+    )
+    assert outcome.timed_out
+    assert outcome.code == -signal.SIGKILL
+
+
+def test_progress_reports_the_last_line(tmp_path: Path) -> None:
+    body = "import time; print('first', flush=True); time.sleep(1); print('second', flush=True)"
+    ticks: list[Tick] = []
+    outcome = run_program(
+        [sys.executable, "-c", body], tmp_path, os.environ, tmp_path / "log", None, ticks.append
+    )
+    assert outcome.output == "first\nsecond\n"
+    lines = [t.last_line for t in ticks]
+    assert "first" in lines
+    assert lines[-1] == "second"
+    assert [t.seconds for t in ticks] == sorted(t.seconds for t in ticks)
+
+
+def test_a_compiler_left_behind_does_not_hang_the_run(tmp_path: Path) -> None:
+    body = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', "
+        "'import time; time.sleep(600)']); print(p.pid)"
+    )
+    outcome = run_program([sys.executable, "-c", body], tmp_path, os.environ, tmp_path / "log")
+    assert outcome.code == 0
+    assert wait_until(lambda: not alive(int(outcome.output)))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupt_ends_atc_and_everything_below(
+    fake_cann: Maker, tmp_path: Path, plain: Path, sign: signal.Signals, jobs: str
+) -> None:
+    home = fake_cann(TREE)
+    command = [
+        *(sys.executable, "-m", "omfuse", "compile", str(plain), "-o", str(tmp_path / "o.om")),
+        *("--soc", "310P3", "--shape", "batch=1", "--shape", "seq=8", "--cann", str(home)),
+        *("--jobs", jobs),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    runs = tmp_path / "runs"
+    assert wait_until(lambda: any(p.read_text("utf-8").endswith("\n") for p in runs.glob("*/pids")))
+    (pids_file,) = runs.glob("*/pids")
+    process.send_signal(sign)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    pids = [int(p) for p in pids_file.read_text("utf-8").split()]
+    assert wait_until(lambda: not any(alive(p) for p in pids))
+    assert not (tmp_path / "o.om").exists()
+
+
+def test_a_program_that_cannot_start_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ToolchainError) as caught:
+        run_program(["/no/such/program"], tmp_path, os.environ, tmp_path / "log")
+    assert caught.value.code == "cannot-start"
+    assert threading.active_count() < 20
+
+
+# Environment
+
+
+def test_cann_is_found_in_order(
+    fake_cann: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = fake_cann()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr("omfuse.atc.environment.USUAL_HOMES", ())
+    with pytest.raises(NotAvailableError) as missing:
+        find_toolchain("ascend")
+    assert missing.value.exit_code == 4
+    for word in ("--cann", "--device sim", "omfuse bundle"):
+        assert word in (missing.value.hint or "")
+    with pytest.raises(UsageError):
+        find_toolchain("ascend", tmp_path)
+    monkeypatch.setattr("omfuse.atc.environment.USUAL_HOMES", (str(home),))
+    assert find_toolchain("ascend").home == home
+    monkeypatch.setattr("omfuse.atc.environment.USUAL_HOMES", ())
+    monkeypatch.setenv("PATH", f"{home}/bin:/usr/bin:/bin")
+    assert find_toolchain("ascend").home == home
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(home))
+    found = find_toolchain("ascend")
+    assert (found.version, found.inner_version, found.major) == ("8.1.RC1", "7.7.0.1.238", 8)
+
+
+def test_versions_are_read_from_each_kind_of_file(tmp_path: Path) -> None:
+    assert read_version(tmp_path) == ("", "")
+    (tmp_path / "compiler").mkdir()
+    (tmp_path / "compiler" / "version.info").write_text("Version=7.6.0.1.220\n", "utf-8")
+    assert read_version(tmp_path) == ("8.0.0", "7.6.0.1.220")
+    (tmp_path / "x86_64-linux").mkdir()
+    info = "package_name=toolkit\nversion=9.0.0\ninnerversion=9.0.0\n"
+    (tmp_path / "x86_64-linux" / "ascend_toolkit_install.info").write_text(info, "utf-8")
+    assert read_version(tmp_path) == ("9.0.0", "9.0.0")
+
+
+def test_the_child_gets_what_set_env_would_set(fake_cann: Maker, tmp_path: Path) -> None:
+    home = fake_cann()
+    (home / "lib64").mkdir()
+    (home / "python" / "site-packages").mkdir(parents=True)
+    base = {"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/mine", "ASCEND_WORK_PATH": "/shared"}
+    toolchain = find_toolchain("ascend", home)
+    env = child_environment(toolchain, base, tmp_path, (Path("/ops/a"),))
+    assert env["LD_LIBRARY_PATH"].split(":") == [str(home / "lib64"), "/mine"]
+    assert env["PYTHONPATH"] == str(home / "python" / "site-packages")
+    assert env["PATH"] == f"{home / 'bin'}:/usr/bin"
+    assert env["ASCEND_OPP_PATH"] == str(home / "opp")
+    assert env["ASCEND_CUSTOM_OPP_PATH"] == "/ops/a"
+    assert "ASCEND_WORK_PATH" not in env, "a shared one lets parallel runs clash"
+    assert base["PATH"] == "/usr/bin"
+
+
+# The check of a fresh .om
+
+
+def om_bytes(length: int = 64, large: bool = True) -> bytearray:
+    head = bytearray(256)
+    struct.pack_into("<II", head, 0, 0x444F4D49, 256)
+    table = (
+        struct.pack("<IIIIQQ", 1, 0, 5, 0, 0, length)
+        if large
+        else struct.pack("<IIII", 1, 5, 0, length)
+    )
+    struct.pack_into("<Q" if large else "<I", head, 184 if large else 76, len(table) + length)
+    return head + bytearray(table) + bytearray(length)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_both_table_forms_are_read(tmp_path: Path, large: bool) -> None:
+    path = tmp_path / "a.om"
+    path.write_bytes(om_bytes(large=large))
+    assert describe_om(path)["partitions"] == [{"type": 5, "bytes": 64}]
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_every_truncation_is_noticed(tmp_path: Path, large: bool) -> None:
+    whole, path = om_bytes(large=large), tmp_path / "a.om"
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelError):
+            describe_om(path)
+
+
+def test_encrypted_and_absurd_tables_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.om"
+    for offset, value in ((80, 1), (256, 0), (258, 255)):
+        data = om_bytes()
+        data[offset] = value
+        path.write_bytes(data)
+        with pytest.raises(ModelError):
+            describe_om(path)
