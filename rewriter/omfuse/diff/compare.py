@@ -268,12 +268,12 @@ def _compare(
         say(f"comparing {case.label} ({number + 1} of {len(cases)})")
         if original is not None:
             golden = original.run(case.feeds)
-            emulated, emulated_in = _emulated(original, case.feeds, golden, precision)
+            emulated, emulated_in = original.emulated(case.feeds, golden, precision)
             live = live_rows(original, case.feeds, golden)
         else:
             assert golden_side is not None
             golden = golden_side.run(case.feeds)
-            emulated, emulated_in, live = {}, None, {}
+            emulated, emulated_in, live = {}, "", {}
         _check_names(overrides, golden)
         other = side.run(case.feeds)
         if number == 0 and side.device in ("sim", "ascend"):
@@ -296,7 +296,7 @@ def _compare(
                     override=overrides.get(name) or overrides.get("*"),
                     live_rows=live.get(name),
                     dead_policy=dead_rows,
-                    emulated_in=emulated_in,
+                    emulated_in=emulated_in or None,
                     logits=_looks_like_logits(name, golden[name]),
                 )
             )
@@ -380,26 +380,6 @@ def _fit_to_session(plan: input_plans.InputPlan, side: Side) -> input_plans.Inpu
             if isinstance(size, int) and size > 0 and dim.text in sizes:
                 sizes[dim.text] = size
     return replace(plan, sizes=sizes)
-
-
-def _emulated(
-    original: Original, feeds: Mapping[str, Array], golden: Mapping[str, Array], precision: str
-) -> tuple[dict[str, Array], str | None]:
-    """Return the emulated run, and the precision it ran in.
-
-    fp32 is judged by a scaled fp16 run, or a bf16 run when the model overflows in fp16.
-    """
-    wanted = ("fp16", "bf16") if precision == "fp32" else (precision,)
-    result: dict[str, Array] = {}
-    for ran_in in wanted:
-        result = original.run(feeds, ran_in)
-        if all(
-            np.isfinite(result[n]).all() or not np.isfinite(r).all()
-            for n, r in golden.items()
-            if is_float(r.dtype)
-        ):
-            return result, ran_in
-    return result, wanted[-1]
 
 
 def live_rows(

@@ -84,6 +84,24 @@ class Original:
         _save(self.cache, key, results)
         return results
 
+    def emulated(
+        self,
+        feeds: Mapping[str, Array],
+        golden: Mapping[str, Array],
+        precision: str,
+        taps: Sequence[str] = (),
+    ) -> tuple[dict[str, Array], str]:
+        """Return the same-precision run, and the precision it ran in.
+
+        fp32 is judged by a scaled fp16 run, or a bf16 run when the model overflows in fp16.
+        """
+        ladder = ("fp16", "bf16") if precision == "fp32" else (precision,)
+        for ran_in in ladder:
+            result = self.run(feeds, ran_in, taps)
+            if not any(_lost(array, result[name]) for name, array in golden.items()):
+                break
+        return result, ran_in
+
     def dead_rows(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Return one bool array a softmax, ``[..., Sq]``, true where no key is kept."""
         key = self._key(feeds, "rows", ())
@@ -128,6 +146,12 @@ class Original:
             digest.update(part.encode() + b"\0")
         digest.update(inputs_digest(feeds).encode())
         return digest.hexdigest()
+
+
+def _lost(golden: Array, emulated: Array) -> bool:
+    """Tell whether a tensor is finite in fp32 and not in the narrow run."""
+    floats = emulated.dtype.kind == "f" and np.isfinite(golden).all()
+    return bool(floats and not np.isfinite(emulated).all())
 
 
 def _widened(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -131,10 +131,10 @@ class Checker:
         self.pictures: dict[str, Any] = {}
         self._worst = -1.0
 
-    def golden(self, names: Sequence[str], precision: str = "fp32") -> dict[str, Array]:
+    def golden(self, names: Sequence[str]) -> dict[str, Array]:
         """Return inner tensors and inputs of the original by name."""
         taps = [n for n in names if n not in self.feeds]
-        found = self.original.run(self.feeds, precision, taps) if taps else {}
+        found = self.original.run(self.feeds, taps=taps) if taps else {}
         fed = {n: self.feeds[n] for n in names if n in self.feeds}
         return {**{n: found[n] for n in taps}, **fed}
 
@@ -174,15 +174,11 @@ class Checker:
         values = {n: values[n].astype(splice.input_dtype(model, n)) for n in values}
         part = load_original(model, isolated=self.original.isolated, cache=False)
         try:
-            golden = part.run(values)[block.output]
-            wanted = ("fp16", "bf16") if self.precision == "fp32" else (self.precision,)
-            for ran_in in wanted:
-                emulated = part.run(values, ran_in)[block.output]
-                if np.isfinite(emulated).all():
-                    break
+            golden = part.run(values)
+            emulated, ran_in = part.emulated(values, golden, self.precision)
         finally:
             part.close()
-        return values, golden, emulated, ran_in
+        return values, golden[block.output], emulated[block.output], ran_in
 
     def run_block(self, block: splice.Block, feeds: Mapping[str, Array]) -> Array:
         """Run the other graph's version of a block."""
@@ -217,8 +213,7 @@ class Checker:
         verdicts = []
         for group in splice.groups(names, sizes, TAP_BYTES):
             golden = self.golden(group)
-            ran_in = "fp16" if self.precision == "fp32" else self.precision
-            emulated = self.golden(group, ran_in)
+            emulated, ran_in = self.original.emulated(self.feeds, golden, self.precision, group)
             with HostSession(
                 self.b, extra_outputs=tuple(group), isolated=self.original.isolated
             ) as session:
@@ -241,12 +236,12 @@ class Checker:
 
     def hybrid_fails(self, blocks: Sequence[splice.Block]) -> bool:
         """Tell whether the original with only these blocks replaced still fails."""
-        from omfuse.diff.compare import _emulated, live_rows
+        from omfuse.diff.compare import live_rows
         from omfuse.host.session import HostSession
 
         model = splice.hybrid(self.a, self.b, blocks)
         golden = self.original.run(self.feeds)
-        emulated, ran_in = _emulated(self.original, self.feeds, golden, self.precision)
+        emulated, ran_in = self.original.emulated(self.feeds, golden, self.precision)
         live = live_rows(self.original, self.feeds, golden)
         with HostSession(model, isolated=self.original.isolated) as session:
             got = session.run(self.feeds)

@@ -87,9 +87,8 @@ def _one_row(block: splice.Block, feeds: Mapping[str, Array], checker: Checker) 
             model = splice.cut(checker.a, block.inputs, block.output, smaller)
             part = load_original(model, isolated=checker.original.isolated, cache=False)
             try:
-                golden = part.run(smaller)[block.output]
-                ran_in = "fp16" if checker.precision == "fp32" else checker.precision
-                emulated = part.run(smaller, ran_in)[block.output]
+                golden = part.run(smaller)
+                emulated, ran_in = part.emulated(smaller, golden, checker.precision)
             finally:
                 part.close()
             got = checker.run_block(block, smaller)
@@ -97,9 +96,9 @@ def _one_row(block: splice.Block, feeds: Mapping[str, Array], checker: Checker) 
             continue
         verdict = judge(
             block.output,
-            golden,
+            golden[block.output],
             got,
-            emulated,
+            emulated[block.output],
             checker.precision,
             factors=BLOCK,
             emulated_in=ran_in,
