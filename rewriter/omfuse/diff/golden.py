@@ -238,7 +238,7 @@ def _load(folder: Path | None, key: str) -> dict[str, Array] | None:
     if path is None or not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             names = [str(name) for name in file["names"]]
             return {name: file[f"array_{i}"] for i, name in enumerate(names)}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):

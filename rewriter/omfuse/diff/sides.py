@@ -108,7 +108,7 @@ def load_npz(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise ModelError("data-not-found", "no such file", str(path), "check the path")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # numpy raises zipfile's, pickle's and its own errors
         raise ModelError(
