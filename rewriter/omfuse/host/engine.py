@@ -21,8 +21,8 @@ from onnx import helper
 
 from omfuse.errors import ModelError, UsageError
 from omfuse.fuse.contract import OP_TYPE
-from omfuse.host import problems, shapes, tensors
-from omfuse.host.lower import lower
+from omfuse.host import kernel, problems, shapes, tensors
+from omfuse.host.lower import contains_flash_attention, lower
 from omfuse.host.rules import LOWERINGS
 from omfuse.session import Array
 
@@ -56,6 +56,7 @@ class Engine:
 
     def __init__(self, source: Path | onnx.ModelProto, options: EngineOptions) -> None:
         self.kernels: dict[str, str] = {}
+        self._libraries = list(options.custom_ops)
         self._where = str(source) if isinstance(source, Path) else None
         folder = options.base_dir or (str(source.parent) if isinstance(source, Path) else None)
         payload: str | bytes
@@ -63,7 +64,12 @@ class Engine:
             payload = str(source)
         else:
             model = _parse(source) if isinstance(source, Path) else _copy(source)
-            lowered = lower(model, options.lowering, options.input_shapes)
+            library = kernel.KernelLibrary(None, "not asked for")
+            if options.lowering in ("auto", "kernel") and contains_flash_attention(model):
+                library = kernel.find()
+            lowered = lower(model, options.lowering, options.input_shapes, library.reason)
+            if any(used.startswith("kernel: ") for used in lowered.kernels.values()):
+                self._libraries.append(str(library.path))
             self.kernels = lowered.kernels
             _add_outputs(lowered.model, options.extra_outputs)
             if folder and not _has_folder_option():
@@ -88,7 +94,7 @@ class Engine:
         if isinstance(payload, bytes) and folder and _has_folder_option():
             settings.add_session_config_entry(_FOLDER_OPTION, str(Path(folder).resolve()))
         try:
-            for library in options.custom_ops:
+            for library in self._libraries:
                 settings.register_custom_ops_library(library)
             return onnxruntime.InferenceSession(
                 payload, settings, providers=["CPUExecutionProvider"]

@@ -8,7 +8,7 @@ share one function.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -18,7 +18,7 @@ from omfuse.fuse.contract import DOMAIN, INPUTS, OP_TYPE, is_flash_attention, re
 from omfuse.host import shapes
 from omfuse.host.contrib import MICROSOFT
 from omfuse.host.nodes import NodeWriter
-from omfuse.host.rules import Choice, choose
+from omfuse.host.rules import choose
 from omfuse.host.site import FLOATS, Site, Value, opset_of
 
 HOST_DOMAIN = "omfuse.host"
@@ -49,6 +49,7 @@ def lower(
     model: onnx.ModelProto,
     lowering: str = "auto",
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    no_kernel: str = "not looked for",
 ) -> Lowered:
     """Lower all FlashAttention nodes of ``model``, which is changed in place.
 
@@ -56,6 +57,7 @@ def lower(
         model: a checked model; external data may stay unloaded.
         lowering: ``auto``, a rule of ``omfuse.host.rules``, or ``body`` to change nothing.
         input_shapes: sizes of model inputs, when they are known better than declared.
+        no_kernel: why the C++ kernel cannot be used; empty when its library is registered.
     """
     if any(_inside(function) for function in model.functions):
         # A function has no shapes of its own: put the calls of ours where shapes are known.
@@ -68,36 +70,38 @@ def lower(
         for node in graph.node:
             if is_flash_attention(node):
                 name = _unique(node.name or node.output[0], result.kernels)
-                result.kernels[name] = _lower_node(model, node, values, opset, lowering, functions)
+                site = _site(node, values, opset, no_kernel)
+                result.kernels[name] = _lower_node(model, node, site, lowering, functions)
     if functions:
         _import(model.opset_import, HOST_DOMAIN, 1)
         _import(model.opset_import, MICROSOFT, 1)
         model.ir_version = max(model.ir_version, FUNCTION_IR)
-        if not contains_flash_attention(model):
-            ours = [f for f in model.functions if f.domain == DOMAIN and f.name == OP_TYPE]
-            for function in ours:
-                model.functions.remove(function)
+    if not any(kernel.startswith("body: ") for kernel in result.kernels.values()):
+        # onnxruntime would prefer a body to the registered kernel.
+        for function in [f for f in model.functions if (f.domain, f.name) == (DOMAIN, OP_TYPE)]:
+            model.functions.remove(function)
     return result
 
 
 def _lower_node(
     model: onnx.ModelProto,
     node: onnx.NodeProto,
-    values: Mapping[str, Value],
-    opset: int,
+    site: Site,
     lowering: str,
     functions: dict[tuple[str, Site], str],
 ) -> str:
     if lowering == "body":
         return "body: asked for"
-    site = _site(node, values, opset)
     if site.elem_type not in FLOATS:
         return "body: the dtype of query is not known when the model is loaded"
     choice = choose(site, lowering)
+    if choice.rule.build is None:
+        node.overload = ""
+        return f"{choice.rule.name}: {choice.reason}"
     key = (choice.rule.name, site)
     if key not in functions:
         functions[key] = f"{choice.rule.name}_{len(functions)}"
-        model.functions.append(_function(functions[key], site, choice))
+        model.functions.append(_function(functions[key], site, choice.rule.build))
     present = [name for name in node.input if name]
     del node.input[:], node.attribute[:]
     node.input.extend(present)
@@ -105,19 +109,21 @@ def _lower_node(
     return f"{choice.rule.name}: {choice.reason}"
 
 
-def _site(node: onnx.NodeProto, values: Mapping[str, Value], opset: int) -> Site:
+def _site(node: onnx.NodeProto, values: Mapping[str, Value], opset: int, no_kernel: str) -> Site:
     present = tuple(
         (name, values.get(actual, Value()))
         for name, actual in zip(INPUTS, node.input, strict=False)
         if actual
     )
     has_lse = len(node.output) > 1 and bool(node.output[1])
-    return Site(read_attrs(node), present, has_lse, opset)
+    return Site(read_attrs(node), present, has_lse, opset, no_kernel)
 
 
-def _function(name: str, site: Site, choice: Choice) -> onnx.FunctionProto:
+def _function(
+    name: str, site: Site, build: Callable[[Site, NodeWriter], list[str]]
+) -> onnx.FunctionProto:
     write = NodeWriter(site.opset)
-    outputs = choice.rule.build(site, write)
+    outputs = build(site, write)
     imports = [helper.make_opsetid("", site.opset), helper.make_opsetid(MICROSOFT, 1)]
     inputs = [known for known, _ in site.values]
     return helper.make_function(HOST_DOMAIN, name, inputs, outputs, write.nodes, imports)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnx import TensorProto
+
 from omfuse.errors import UsageError
 from omfuse.host import contrib, plain
 from omfuse.host.nodes import NodeWriter
@@ -25,7 +27,7 @@ class Rule:
     name: str
     refuses: Callable[[Site], str | None]
     pays: Callable[[Site], str | None]  # the reason it is chosen, None when it does not pay
-    build: Callable[[Site, NodeWriter], list[str]]
+    build: Callable[[Site, NodeWriter], list[str]] | None  # None: the node stays as it is
 
 
 def _long(site: Site) -> str | None:
@@ -57,7 +59,22 @@ def _refuses_nothing(site: Site) -> str | None:
     return None
 
 
+def _kernel_refuses(site: Site) -> str | None:
+    if site.no_kernel:
+        return f"cannot be used: {site.no_kernel}"
+    wanted = {"attn_mask": TensorProto.BOOL, "kv_lengths": TensorProto.INT32}
+    for name, value in site.values:
+        if value.elem_type not in (0, wanted.get(name, site.elem_type)):
+            return f"takes {name} in another dtype"
+    return None
+
+
+def _kernel_pays(site: Site) -> str | None:
+    return "C++ flash kernel, O(S) memory, masked blocks skipped"
+
+
 RULES = (
+    Rule("kernel", _kernel_refuses, _kernel_pays, None),
     Rule("mha", contrib.mha_refuses, _mha_pays, contrib.mha_build),
     Rule("gqa", contrib.gqa_refuses, _gqa_pays, contrib.gqa_build),
     Rule("attention", contrib.attention_refuses, _attention_pays, contrib.attention_build),
@@ -100,5 +117,6 @@ def choose(site: Site, lowering: str) -> Choice:
     for rule in RULES:
         reason = None if rule.refuses(site) else rule.pays(site)
         if reason:
-            return Choice(rule, reason)
+            why_not = f" (no C++ kernel: {site.no_kernel})" if site.no_kernel else ""
+            return Choice(rule, reason + why_not)
     raise AssertionError("the last rule always applies")

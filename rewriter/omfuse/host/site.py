@@ -32,12 +32,14 @@ class Site:
         values: what is known of the inputs that are present, by contract name.
         has_lse: the second output is used.
         opset: version of the default domain in force where the node stands.
+        no_kernel: why the C++ kernel cannot be used; empty when it can.
     """
 
     attrs: FlashAttentionAttrs
     values: tuple[tuple[str, Value], ...]
     has_lse: bool
     opset: int
+    no_kernel: str = "not looked for"
 
     def has(self, name: str) -> bool:
         """Tell whether the optional input ``name`` is connected."""
