@@ -1,0 +1,396 @@
+"""Partial evaluation: shape arithmetic with symbolic sizes, and folding of real constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from omfuse.graph.dims import Dim
+
+if TYPE_CHECKING:
+    from omfuse.graph.facts import Facts
+    from omfuse.graph.view import Node
+
+Array = NDArray[Any]
+
+_INT_TYPES = {
+    TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+    TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+}  # fmt: skip
+
+
+def objects(array: Any) -> Array:
+    """Return an object array, so that numbers and symbolic sizes can mix."""
+    source = np.asarray(array, dtype=object)
+    return source
+
+
+def small(facts: Facts, node: Node) -> Array | None:
+    """Evaluate a node on small known contents; None where anything is unknown or large."""
+    rule = _SMALL.get(node.op)
+    if rule is None:
+        return None
+    try:
+        result = rule(facts, node)
+    except (TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError, KeyError):
+        return None
+    if result is None or result.size > 64:
+        return None
+    return result
+
+
+def _in(facts: Facts, node: Node, index: int) -> Array:
+    if index >= len(node.inputs) or not node.inputs[index]:
+        raise KeyError(index)
+    content = facts.content(node.inputs[index])
+    if content is None:
+        raise KeyError(node.inputs[index])
+    return content
+
+
+def _ints(facts: Facts, node: Node, index: int, attribute: str) -> list[int] | None:
+    if attribute in node.attrs:
+        return [int(x) for x in node.attrs[attribute]]
+    if index < len(node.inputs) and node.inputs[index]:
+        return [int(x) for x in _in(facts, node, index).reshape(-1).tolist()]
+    return None
+
+
+def _constant(_facts: Facts, node: Node) -> Array | None:
+    array = constant_array(node)
+    if array is None or array.size > 64:
+        return None
+    return objects(array.tolist()).reshape(array.shape)
+
+
+def constant_array(node: Node) -> Array | None:
+    """Return the array of a Constant node."""
+    for name, value in node.attrs.items():
+        if name == "value":
+            array = numpy_helper.to_array(value)
+            return array if array.dtype.kind in "iufb" else array.astype(np.float32)
+        if name in ("value_float", "value_floats"):
+            return np.asarray(value, dtype=np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.asarray(value, dtype=np.int64)
+    return None
+
+
+def _shape(facts: Facts, node: Node) -> Array | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    start = node.attrs.get("start", 0)
+    end = node.attrs.get("end", len(shape))
+    return objects(list(shape)[start:end])
+
+
+def _size(facts: Facts, node: Node) -> Array | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    total: Any = 1
+    for size in shape:
+        total = total * size
+    return objects(total)
+
+
+def _gather(facts: Facts, node: Node) -> Array | None:
+    data, index = _in(facts, node, 0), _in(facts, node, 1)
+    return objects(np.take(data, index.astype(np.int64), axis=node.attrs.get("axis", 0)))
+
+
+def _slice(facts: Facts, node: Node) -> Array | None:
+    data = _in(facts, node, 0)
+    starts, ends = _ints(facts, node, 1, "starts"), _ints(facts, node, 2, "ends")
+    axes = _ints(facts, node, 3, "axes") or list(range(len(starts or [])))
+    steps = _ints(facts, node, 4, "steps") or [1] * len(axes)
+    if starts is None or ends is None:
+        return None
+    index: list[Any] = [slice(None)] * data.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        index[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
+    return data[tuple(index)]
+
+
+def _concat(facts: Facts, node: Node) -> Array | None:
+    parts = [_in(facts, node, i) for i in range(len(node.inputs))]
+    return np.concatenate(parts, axis=node.attrs.get("axis", 0))
+
+
+def _squeeze(facts: Facts, node: Node) -> Array | None:
+    data, axes = _in(facts, node, 0), _ints(facts, node, 1, "axes")
+    return np.squeeze(data, axis=None if axes is None else tuple(axes))
+
+
+def _unsqueeze(facts: Facts, node: Node) -> Array | None:
+    data, axes = _in(facts, node, 0), _ints(facts, node, 1, "axes")
+    return np.expand_dims(data, tuple(axes or []))
+
+
+def _reshape(facts: Facts, node: Node) -> Array | None:
+    data = _in(facts, node, 0)
+    return data.reshape([int(x) for x in _in(facts, node, 1).tolist()])
+
+
+def _same(facts: Facts, node: Node) -> Array | None:
+    return _in(facts, node, 0)
+
+
+def _cast(facts: Facts, node: Node) -> Array | None:
+    data, target = _in(facts, node, 0), node.attrs["to"]
+
+    def convert(x: Any) -> Any:
+        if isinstance(x, Dim):
+            return x
+        if target in _INT_TYPES:
+            return int(x)
+        if target == TensorProto.BOOL:
+            return bool(x)
+        return float(x)
+
+    return _map(convert, data)
+
+
+def _map(function: Callable[..., Any], *arrays: Array) -> Array:
+    broad = np.broadcast_arrays(*arrays)
+    result = np.empty(broad[0].shape, dtype=object)
+    flat = [array.reshape(-1) for array in broad]
+    result.reshape(-1)[...] = [function(*items) for items in zip(*flat, strict=True)]
+    return result
+
+
+def _binary(function: Callable[[Any, Any], Any]) -> Callable[[Facts, Node], Array | None]:
+    def rule(facts: Facts, node: Node) -> Array | None:
+        return _map(function, _in(facts, node, 0), _in(facts, node, 1))
+
+    return rule
+
+
+def _unary(function: Callable[[Any], Any]) -> Callable[[Facts, Node], Array | None]:
+    def numeric(x: Any) -> Any:
+        if isinstance(x, Dim):
+            raise TypeError
+        return function(x)
+
+    def rule(facts: Facts, node: Node) -> Array | None:
+        return _map(numeric, _in(facts, node, 0))
+
+    return rule
+
+
+def _div(a: Any, b: Any) -> Any:
+    if isinstance(a, float) or isinstance(b, float):
+        if isinstance(a, Dim) or isinstance(b, Dim):
+            raise TypeError
+        return a / b
+    return int(a / b) if isinstance(a, int) and isinstance(b, int) and a * b < 0 else a // b
+
+
+def _equal(a: Any, b: Any) -> Any:
+    if isinstance(a, Dim) or isinstance(b, Dim):
+        if a == b:
+            return True
+        if isinstance(a, int) and a < 0 or isinstance(b, int) and b < 0:
+            return False  # a size is never negative
+        raise TypeError
+    return bool(a == b)
+
+
+def _compare(function: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
+    def apply(a: Any, b: Any) -> Any:
+        if isinstance(a, Dim) or isinstance(b, Dim):
+            raise TypeError
+        return function(a, b)
+
+    return apply
+
+
+def _where(facts: Facts, node: Node) -> Array | None:
+    return _map(lambda c, x, y: x if c else y, *(_in(facts, node, i) for i in range(3)))
+
+
+def _range(facts: Facts, node: Node) -> Array | None:
+    start, limit, step = (_in(facts, node, i).item() for i in range(3))
+    return objects(np.arange(start, limit, step).tolist())
+
+
+def _constant_of_shape(facts: Facts, node: Node) -> Array | None:
+    shape = [int(x) for x in _in(facts, node, 0).reshape(-1).tolist()]
+    if math.prod(shape) > 64:
+        return None
+    value = node.attrs.get("value")
+    fill = numpy_helper.to_array(value).reshape(-1)[0].item() if value is not None else 0.0
+    return objects(np.full(shape, fill).tolist()).reshape(shape)
+
+
+def _reduce_prod(facts: Facts, node: Node) -> Array | None:
+    total: Any = 1
+    for item in _in(facts, node, 0).reshape(-1).tolist():
+        total = total * item
+    return objects([total] if node.attrs.get("keepdims", 1) else total)
+
+
+def _pow(a: Any, b: Any) -> Any:
+    if isinstance(a, Dim):
+        raise TypeError
+    return a**b
+
+
+_SMALL: dict[str, Callable[[Any, Any], Array | None]] = {
+    "Constant": _constant,
+    "Shape": _shape,
+    "Size": _size,
+    "Gather": _gather,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Reshape": _reshape,
+    "Identity": _same,
+    "Cast": _cast,
+    "Add": _binary(lambda a, b: a + b),
+    "Sub": _binary(lambda a, b: a - b),
+    "Mul": _binary(lambda a, b: a * b),
+    "Div": _binary(_div),
+    "Pow": _binary(_pow),
+    "Max": _binary(_compare(lambda a, b: max(a, b))),  # type: ignore[arg-type,return-value]
+    "Min": _binary(_compare(lambda a, b: min(a, b))),  # type: ignore[arg-type,return-value]
+    "Mod": _binary(_compare(lambda a, b: a % b)),
+    "Equal": _binary(_equal),
+    "Less": _binary(_compare(lambda a, b: a < b)),
+    "Greater": _binary(_compare(lambda a, b: a > b)),
+    "And": _binary(lambda a, b: bool(a) and bool(b)),
+    "Or": _binary(lambda a, b: bool(a) or bool(b)),
+    "Not": _unary(lambda x: not x),
+    "Sqrt": _unary(lambda x: math.sqrt(x)),
+    "Exp": _unary(lambda x: math.exp(x)),
+    "Reciprocal": _unary(lambda x: 1.0 / x),
+    "Neg": lambda facts, node: _map(lambda x: -x, _in(facts, node, 0)),
+    "Floor": _unary(lambda x: float(math.floor(x))),
+    "Ceil": _unary(lambda x: float(math.ceil(x))),
+    "Where": _where,
+    "Range": _range,
+    "ConstantOfShape": _constant_of_shape,
+    "ReduceProd": _reduce_prod,
+}
+
+
+def fold(facts: Facts, value: str) -> Array | None:
+    """Evaluate a constant sub-graph with onnx's own reference kernels, bounded in size."""
+    tensor = facts.initializer(value)
+    if tensor is not None:
+        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
+        if count > 1 << 22 or tensor.data_location == TensorProto.EXTERNAL:
+            return None
+        array = numpy_helper.to_array(tensor)
+        return array if array.dtype.kind in "iufb" else array.astype(np.float32)
+    content = facts.content(value)
+    if content is not None:
+        flat = content.reshape(-1).tolist()
+        if any(isinstance(x, Dim) for x in flat):
+            return None
+        dtype = facts.dtype(value)
+        if not dtype:
+            return np.asarray(content.tolist()).reshape(content.shape)
+        return np.asarray(content.tolist(), dtype=helper.tensor_dtype_to_np_dtype(dtype)).reshape(
+            content.shape
+        )
+    node = facts.view.producer(value)
+    if node is None:
+        if not facts.view.knows(value) and facts.outer is not None:
+            return facts.outer.const(value)
+        return None
+    if node.op == "Constant":
+        return constant_array(node)
+    rule = _FOLD.get(node.op)
+    if rule is None:
+        return None
+    inputs = []
+    for name in node.inputs:
+        if not name:
+            return None
+        array = facts.const(name)
+        if array is None:
+            return None
+        inputs.append(array)
+    try:
+        with np.errstate(all="ignore"):
+            result = rule(facts, node, inputs)
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    return result if result.size <= 1 << 22 else None
+
+
+def _fold_slice(_facts: Facts, node: Node, xs: list[Array]) -> Array:
+    starts, ends = (node.attrs.get("starts"), node.attrs.get("ends"))
+    axes, steps = node.attrs.get("axes"), None
+    if starts is None:
+        starts, ends = xs[1].tolist(), xs[2].tolist()
+        axes = xs[3].tolist() if len(xs) > 3 else None
+        steps = xs[4].tolist() if len(xs) > 4 else None
+    axes = axes if axes is not None else list(range(len(starts)))
+    steps = steps or [1] * len(axes)
+    index: list[Any] = [slice(None)] * xs[0].ndim
+    for axis, start, end, step in zip(axes, starts, ends or [], steps, strict=True):
+        index[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
+    return xs[0][tuple(index)]
+
+
+def _axes(node: Node, xs: list[Array]) -> tuple[int, ...]:
+    axes = node.attrs.get("axes")
+    return tuple(axes) if axes is not None else tuple(int(x) for x in xs[1].reshape(-1))
+
+
+def _fold_reshape(_facts: Facts, _node: Node, xs: list[Array]) -> Array:
+    target = [xs[0].shape[i] if n == 0 else int(n) for i, n in enumerate(xs[1].tolist())]
+    return xs[0].reshape(target)
+
+
+def _fold_expand(_facts: Facts, _node: Node, xs: list[Array]) -> Array:
+    return np.broadcast_to(xs[0], np.broadcast_shapes(xs[0].shape, tuple(xs[1].tolist())))
+
+
+def _fold_cast(_facts: Facts, node: Node, xs: list[Array]) -> Array:
+    target = helper.tensor_dtype_to_np_dtype(node.attrs["to"])
+    return xs[0].astype(target if target.kind in "iufb" else np.float32)
+
+
+_FOLD: dict[str, Callable[[Any, Any, list[Array]], Array]] = {
+    "Identity": lambda f, n, x: x[0],
+    "Cast": _fold_cast,
+    "Slice": _fold_slice,
+    "Reshape": _fold_reshape,
+    "Expand": _fold_expand,
+    "Unsqueeze": lambda f, n, x: np.expand_dims(x[0], _axes(n, x)),
+    "Squeeze": lambda f, n, x: np.squeeze(x[0], _axes(n, x)) if len(x) > 1 or n.attrs else x[0].squeeze(),  # noqa: E501
+    "Transpose": lambda f, n, x: np.transpose(x[0], n.attrs.get("perm")),
+    "Gather": lambda f, n, x: np.take(x[0], x[1].astype(np.int64), axis=n.attrs.get("axis", 0)),
+    "Concat": lambda f, n, x: np.concatenate(x, axis=n.attrs["axis"]),
+    "Add": lambda f, n, x: x[0] + x[1],
+    "Sub": lambda f, n, x: x[0] - x[1],
+    "Mul": lambda f, n, x: x[0] * x[1],
+    "Div": lambda f, n, x: x[0] / x[1] if x[0].dtype.kind == "f" else x[0] // x[1],
+    "Not": lambda f, n, x: np.logical_not(x[0]),
+    "And": lambda f, n, x: np.logical_and(x[0], x[1]),
+    "Or": lambda f, n, x: np.logical_or(x[0], x[1]),
+    "Equal": lambda f, n, x: np.equal(x[0], x[1]),
+    "Less": lambda f, n, x: np.less(x[0], x[1]),
+    "LessOrEqual": lambda f, n, x: np.less_equal(x[0], x[1]),
+    "Greater": lambda f, n, x: np.greater(x[0], x[1]),
+    "GreaterOrEqual": lambda f, n, x: np.greater_equal(x[0], x[1]),
+    "Where": lambda f, n, x: np.where(x[0], x[1], x[2]),
+    "Range": lambda f, n, x: np.arange(x[0].item(), x[1].item(), x[2].item()),
+    "Trilu": lambda f, n, x: (np.triu if n.attrs.get("upper", 1) else np.tril)(
+        x[0], int(x[1].item()) if len(x) > 1 else 0
+    ),
+    "Neg": lambda f, n, x: -x[0],
+    "Sqrt": lambda f, n, x: np.sqrt(x[0]),
+    "Exp": lambda f, n, x: np.exp(x[0]),
+    "Clip": lambda f, n, x: np.clip(x[0], x[1], x[2]),
+}

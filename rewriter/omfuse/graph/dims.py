@@ -1,0 +1,154 @@
+"""Symbolic dimensions: integer polynomials over named symbols.
+
+A dimension is a Python ``int`` when it is known and a :class:`Dim` when it is not.  Arithmetic
+stays exact; a division that is not exact becomes a new symbol named after its operands, so that
+two equal expressions stay equal.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+Size = Union[int, "Dim"]
+Monomial = tuple[str, ...]
+
+
+class Dim:
+    """A polynomial such as ``B*H + 2`` with at least one symbol; immutable and hashable."""
+
+    __slots__ = ("_hash", "terms")
+
+    def __init__(self, terms: dict[Monomial, int]) -> None:
+        self.terms = terms
+        self._hash = hash(frozenset(terms.items()))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dim) and self.terms == other.terms
+
+    def __repr__(self) -> str:
+        parts = []
+        for symbols, factor in sorted(self.terms.items()):
+            names = [] if factor == 1 and symbols else [str(factor)]
+            parts.append("*".join([*names, *symbols]))
+        return "+".join(parts)
+
+    def __add__(self, other: Size) -> Size:
+        terms = dict(self.terms)
+        for symbols, factor in _terms(other).items():
+            terms[symbols] = terms.get(symbols, 0) + factor
+        return _simplify(terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Size:
+        return _simplify({symbols: -factor for symbols, factor in self.terms.items()})
+
+    def __sub__(self, other: Size) -> Size:
+        return self + (-other)
+
+    def __rsub__(self, other: Size) -> Size:
+        return -self + other
+
+    def __mul__(self, other: Size) -> Size:
+        terms: dict[Monomial, int] = {}
+        for left, left_factor in self.terms.items():
+            for right, right_factor in _terms(other).items():
+                symbols = tuple(sorted(left + right))
+                terms[symbols] = terms.get(symbols, 0) + left_factor * right_factor
+        return _simplify(terms)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Size) -> Size:
+        return divide(self, other)
+
+    def __rfloordiv__(self, other: Size) -> Size:
+        return divide(other, self)
+
+
+def symbol(name: str) -> Dim:
+    """Return the dimension that is one symbol."""
+    return Dim({(name,): 1})
+
+
+def _terms(size: Size) -> dict[Monomial, int]:
+    return size.terms if isinstance(size, Dim) else {(): int(size)}
+
+
+def _simplify(terms: dict[Monomial, int]) -> Size:
+    kept = {symbols: factor for symbols, factor in terms.items() if factor}
+    if not kept:
+        return 0
+    if len(kept) == 1 and () in kept:
+        return kept[()]
+    return Dim(kept)
+
+
+def _remove(symbols: Monomial, part: Monomial) -> Monomial | None:
+    left = list(symbols)
+    for name in part:
+        if name not in left:
+            return None
+        left.remove(name)
+    return tuple(left)
+
+
+def exact_quotient(a: Size, b: Size) -> Size | None:
+    """Return ``a / b`` when it is exact for all values of the symbols, else None."""
+    if b == 1:
+        return a
+    if a == b:
+        return 1
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b if b and a % b == 0 else None
+    top, bottom = _terms(a), _terms(b)
+    if len(bottom) == 1:
+        ((part, divisor),) = bottom.items()
+        result: dict[Monomial, int] = {}
+        for symbols, factor in top.items():
+            rest = _remove(symbols, part)
+            if rest is None or not divisor or factor % divisor:
+                return None
+            result[rest] = factor // divisor
+        return _simplify(result)
+    # Several terms: the quotient can only be the monomial that maps the leading terms.
+    lead_a, lead_b = max(top), max(bottom)
+    rest = _remove(lead_a, lead_b)
+    if rest is None or top[lead_a] % bottom[lead_b]:
+        return None
+    guess = _simplify({rest: top[lead_a] // bottom[lead_b]})
+    return guess if guess * b == a else None
+
+
+def divide(a: Size, b: Size) -> Size:
+    """Return floor division: exact when provable, else a symbol named after the operands."""
+    exact = exact_quotient(a, b)
+    if exact is not None:
+        return exact
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    return symbol(f"({a!r}//{b!r})")
+
+
+def product(sizes: tuple[Size, ...] | list[Size]) -> Size:
+    """Multiply sizes."""
+    total: Size = 1
+    for size in sizes:
+        total = total * size
+    return total
+
+
+def broadcast(a: Size, b: Size) -> Size:
+    """Return the broadcast of two dimensions; an unknown against a known non-one is the known."""
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    if isinstance(a, int):
+        return a
+    if isinstance(b, int):
+        return b
+    return min((a, b), key=repr)

@@ -1,0 +1,229 @@
+"""What is known about values without running the model: shape, dtype, constant content.
+
+One topological pass fills shapes with symbolic dimensions and the contents of small tensors
+(shape arithmetic, scalars computed from shapes).  Where no rule exists, the result of
+``onnx.shape_inference`` is used.  Everything is memoised by value name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from omfuse.graph import content_rules, shape_rules
+from omfuse.graph.dims import Size, symbol
+from omfuse.graph.view import GraphView, Node
+
+Array = NDArray[Any]
+Shape = tuple[Size, ...]
+
+SMALL = 64  # contents up to this many elements are followed through shape arithmetic
+FOLD_LIMIT = 1 << 22  # constants up to this many elements are evaluated on demand
+
+
+class Facts:
+    """Shapes, dtypes and constant contents of the values of one graph."""
+
+    def __init__(
+        self,
+        view: GraphView,
+        opset: int,
+        declared: dict[str, tuple[int, Shape | None]],
+        outer: Facts | None = None,
+    ) -> None:
+        self.view = view
+        self.opset = opset
+        self.outer = outer
+        self._declared = declared
+        self.shapes: dict[str, Shape] = {}
+        self.contents: dict[str, Array] = {}
+        self._folded: dict[str, Array | None] = {}
+        self._fill()
+
+    def shape(self, value: str) -> Shape | None:
+        """Return the shape of ``value``, or None when even the rank is unknown."""
+        if value in self.shapes:
+            return self.shapes[value]
+        if value in self.view.initializers:
+            shape: Shape = tuple(self.view.initializers[value].dims)
+            self.shapes[value] = shape
+            return shape
+        if not self.view.knows(value) and self.outer is not None:
+            return self.outer.shape(value)
+        return self._declared.get(value, (0, None))[1]
+
+    def rank(self, value: str) -> int | None:
+        """Return the number of dimensions, or None."""
+        shape = self.shape(value)
+        return None if shape is None else len(shape)
+
+    def dtype(self, value: str) -> int:
+        """Return the ONNX element type (``TensorProto.DataType``), 0 when unknown."""
+        if value in self.view.initializers:
+            return int(self.view.initializers[value].data_type)
+        if not self.view.knows(value) and self.outer is not None:
+            return self.outer.dtype(value)
+        return self._declared.get(value, (0, None))[0]
+
+    def content(self, value: str) -> Array | None:
+        """Return a small tensor whose elements are numbers or symbolic sizes, or None."""
+        if value in self.contents:
+            return self.contents[value]
+        tensor = self.view.constants.get(value)
+        if tensor is not None:
+            if _elements(tensor) > SMALL or tensor.data_location == TensorProto.EXTERNAL:
+                return None
+            self.contents[value] = _to_objects(tensor)
+            return self.contents[value]
+        if not self.view.knows(value) and self.outer is not None:
+            return self.outer.content(value)
+        return None
+
+    def scalar(self, value: str) -> float | None:
+        """Return the number that every element of ``value`` equals, if it is known."""
+        content = self.content(value)
+        if content is None:
+            content = self.const(value)
+        if content is None or content.size == 0:
+            return None
+        flat = content.reshape(-1)
+        first = flat[0]
+        if not isinstance(first, (int, float, bool, np.generic)):
+            return None
+        if flat.size > 1 and not all(
+            isinstance(x, (int, float, bool, np.generic)) and (x == first) for x in flat.tolist()
+        ):
+            return None
+        return float(first)
+
+    def const(self, value: str) -> Array | None:
+        """Return the content of a constant of any reasonable size, folding on demand."""
+        if value in self._folded:
+            return self._folded[value]
+        self._folded[value] = None
+        self._folded[value] = content_rules.fold(self, value)
+        return self._folded[value]
+
+    def initializer(self, value: str) -> TensorProto | None:
+        """Return the constant tensor called ``value`` here or in an enclosing graph."""
+        tensor = self.view.constants.get(value)
+        if tensor is None and not self.view.knows(value) and self.outer is not None:
+            return self.outer.initializer(value)
+        return tensor
+
+    def _fill(self) -> None:
+        for name in self.view.inputs:
+            shape = self._declared.get(name, (0, None))[1]
+            if shape is not None:
+                self.shapes[name] = shape
+        for node in self.view.nodes:
+            content = content_rules.small(self, node)
+            if content is not None and node.outputs:
+                self.contents[node.outputs[0]] = content
+            for index, output in enumerate(node.outputs):
+                if not output:
+                    continue
+                shape = shape_rules.infer(self, node, index)
+                declared = self._declared.get(output, (0, None))[1]
+                if shape is None:
+                    shape = declared
+                elif declared is not None and len(declared) == len(shape):
+                    shape = tuple(
+                        b if isinstance(b, int) and not isinstance(a, int) else a
+                        for a, b in zip(shape, declared, strict=True)
+                    )
+                if shape is not None:
+                    self.shapes[output] = shape
+
+
+def _elements(tensor: TensorProto) -> int:
+    return int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
+
+
+def _to_objects(tensor: TensorProto) -> Array:
+    array = numpy_helper.to_array(tensor)
+    if array.dtype.kind not in "iufb":
+        array = array.astype(np.float32)
+    result = np.empty(array.shape, dtype=object)
+    result[...] = array.tolist() if array.ndim else array.item()
+    return result
+
+
+def model_facts(model: onnx.ModelProto, views: list[GraphView]) -> dict[int, Facts]:
+    """Return the facts of each view, keyed by ``id(view)``; views must list outer ones first."""
+    opset = max((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), default=17)
+    declared = _declared_types(model)
+    facts: dict[int, Facts] = {}
+    for view in views:
+        outer = facts.get(id(view.outer)) if view.outer is not None else None
+        local = opset
+        if isinstance(view.proto, onnx.FunctionProto):
+            local = max(
+                (i.version for i in view.proto.opset_import if i.domain in ("", "ai.onnx")),
+                default=opset,
+            )
+        known = declared if view.outer is None and view.proto is model.graph else {}
+        if isinstance(view.proto, onnx.GraphProto) and view.proto is not model.graph:
+            known = _value_infos(view.proto)
+        facts[id(view)] = Facts(view, local, known, outer)
+    return facts
+
+
+def _value_infos(graph: onnx.GraphProto) -> dict[str, tuple[int, Shape | None]]:
+    found: dict[str, tuple[int, Shape | None]] = {}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if not value.type.HasField("tensor_type"):
+            continue
+        tensor = value.type.tensor_type
+        shape: Shape | None = None
+        if tensor.HasField("shape"):
+            shape = tuple(
+                d.dim_value
+                if d.HasField("dim_value")
+                else symbol(d.dim_param or f"?{value.name}.{axis}")
+                for axis, d in enumerate(tensor.shape.dim)
+            )
+        found[value.name] = (tensor.elem_type, shape)
+    return found
+
+
+def _declared_types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
+    """Run onnx's inference on a copy without large weights; {} from it is acceptable."""
+    slim = onnx.ModelProto()
+    slim.ir_version = model.ir_version
+    slim.opset_import.extend(model.opset_import)
+    slim.functions.extend(model.functions)
+    graph = slim.graph
+    graph.name = model.graph.name or "graph"
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    names = {value.name for value in graph.input}
+    for tensor in model.graph.initializer:
+        if _elements(tensor) <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in names:
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    given = _value_infos(model.graph)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
+    except Exception:  # a model that onnx cannot infer is still matched by our own rules
+        return given
+    found = _value_infos(inferred.graph)
+    for name, (elem, shape) in given.items():
+        if name not in found or found[name][1] is None:
+            found[name] = (elem, shape)
+    return found
+
+
+def operand(facts: Facts, node: Node, index: int) -> str | None:
+    """Return the name of input ``index`` of ``node``, or None when it is absent."""
+    if index < len(node.inputs) and node.inputs[index]:
+        return node.inputs[index]
+    return None
