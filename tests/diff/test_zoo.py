@@ -60,3 +60,19 @@ def test_dead_rows_are_reported_by_default_and_judged_on_request() -> None:
     }
     assert verdicts["report"].dead_rows["rows"] == 8 * 32
     assert verdicts["report"].dead_rows["max_abs"] > 0.1
+
+
+def test_a_block_that_is_wrong_alone_fails_though_the_outputs_pass() -> None:
+    """In bf16 the limits at the end of a model are wider than a 2 % scale error."""
+    from benchmarks.diff_sensitivity import make_inputs, original, rewritten
+
+    from omfuse.diff import diff
+
+    bug = next(bug for bug in ZOO if bug.name == "scale +2 %")
+    sides = original(512), rewritten(512, bug, "bf16")
+    given = {"inputs": make_inputs(512), "precision": "bf16"}
+    outputs_only = diff(*sides, **given, localise=False)
+    report = diff(*sides, **given)
+    assert outputs_only.verdict == "pass"
+    assert report.verdict == "fail"
+    assert report.culprits == [BLOCKS[0]]

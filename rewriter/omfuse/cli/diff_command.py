@@ -49,9 +49,9 @@ def command(
         str, typer.Option(help="Rows without any key: report, strict or zero.")
     ] = "report",
     blocks: Annotated[
-        bool | None,
-        typer.Option("--blocks/--no-blocks", help="Check each block alone; after a failure."),
-    ] = None,
+        bool,
+        typer.Option("--blocks/--no-blocks", help="Check each differing block alone."),
+    ] = True,
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Switch rewrites on one by one to find the culprit.")
     ] = False,
@@ -95,7 +95,7 @@ def command(
             device=device,
             overrides=_overrides(atol or [], rtol or [], budget or []),
             dead_rows=dead_rows,
-            localise=True if html is not None and blocks is None else blocks,
+            localise=blocks,
             bisect=bisect,
             reduce=reduce,
             tensors=tensors,

@@ -150,7 +150,7 @@ def diff(
     device: str | None = None,
     overrides: Mapping[str, Override] | None = None,
     dead_rows: str = "report",
-    localise: bool | None = None,
+    localise: bool = True,
     bisect: bool = False,
     reduce: str | Path | None = None,
     tensors: bool = False,
@@ -173,7 +173,8 @@ def diff(
         device: device of an ``.om``.
         overrides: tolerances by output name; ``"*"`` for all others.
         dead_rows: ``report``, ``strict`` or ``zero``: rows of an attention without any key.
-        localise: check each differing block on golden inputs; None means after a failure.
+        localise: check each differing block alone on golden inputs, and fail when one fails;
+            false leaves it out.
         bisect: also find the guilty blocks by switching rewrites on one by one.
         reduce: folder for the smallest failing sub-model and its inputs.
         tensors: compare every tensor that both graphs name, a bounded number of bytes at a time.
@@ -225,7 +226,7 @@ def diff(
 class Wants:
     """What to do beside the verdict on the outputs."""
 
-    localise: bool | None
+    localise: bool
     bisect: bool
     reduce: str | Path | None
     second_shape: bool
@@ -394,19 +395,31 @@ def live_rows(
     """
     found: dict[str, Array] = {}
     for dead in original.dead_rows(feeds):
-        if dead.ndim != 3 or not dead.any() or dead.all():
+        if not dead.any() or dead.all():
             continue
-        by_query = dead.any(axis=1)  # [B, Sq]
         for name, array in golden.items():
-            if array.ndim == 4 and array.shape[:3] == dead.shape:
-                rows = dead
-            elif array.ndim >= 3 and array.shape[:2] == by_query.shape:
-                extra = (1,) * (array.ndim - 3)
-                rows = np.broadcast_to(by_query.reshape(*by_query.shape, *extra), array.shape[:-1])
-            else:
-                continue
-            found[name] = found.get(name, True) & ~rows
+            rows = _rows_of(dead, array.shape)
+            if rows is not None:
+                found[name] = found.get(name, True) & ~rows
     return {name: rows for name, rows in found.items() if rows.any()}
+
+
+def _rows_of(dead: Array, shape: tuple[int, ...]) -> Array | None:
+    """Spread the dead rows of one softmax over a tensor's rows, None when they do not fit.
+
+    ``dead`` is ``[B, N, Sq]`` or ``[B*N, Sq]``; the tensor ``[B, N, Sq, D]``, ``[B*N, Sq, D]``
+    or ``[B, Sq, ...]``, where a query is dead when it is so in any head.
+    """
+    if dead.shape == shape[:-1]:
+        return dead
+    if dead.ndim not in (2, 3) or len(shape) < 3 or dead.shape[-1] != shape[1]:
+        return None
+    if dead.shape[0] % shape[0]:
+        return None
+    by_query = dead.reshape(shape[0], -1, shape[1]).any(axis=1)
+    extra = (1,) * (len(shape) - 3)
+    rows: Array = np.broadcast_to(by_query.reshape(*by_query.shape, *extra), shape[:-1])
+    return rows
 
 
 def _looks_like_logits(name: str, array: Array) -> bool:
