@@ -1,0 +1,114 @@
+"""The two contractions: MatMul, Gemm, FusedMatMul and Einsum, written as index equations."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from typing import Any
+
+from omfuse.match.rules import ScoresStep, Step, WeightsStep, lift
+
+
+def matmul_equation(rank_a: int, rank_b: int, swap_a: bool, swap_b: bool) -> tuple[str, str, str]:
+    """Return the index labels of a batched matrix product with numpy broadcasting."""
+    letters = string.ascii_lowercase
+    batch = letters[: max(rank_a, rank_b) - 2]
+    a = batch[len(batch) - (rank_a - 2) :] + ("zx" if swap_a else "xz")
+    b = batch[len(batch) - (rank_b - 2) :] + ("yz" if swap_b else "zy")
+    return a, b, batch + "xy"
+
+
+def _product(step: Step, swap_a: bool, swap_b: bool, factor: float) -> Iterator[Any]:
+    rank_a, rank_b = len(step.shape(0)), len(step.shape(1))
+    if min(rank_a, rank_b) < 2:
+        raise step.decline("contraction", "a product with a vector", attention=False)
+    a, b, out = matmul_equation(rank_a, rank_b, swap_a, swap_b)
+    assert isinstance(step, (ScoresStep, WeightsStep))
+    yield step.contracted(a, b, out, factor)
+
+
+@lift("MatMul")
+@lift("MatMul", side="weights")
+def matmul(step: Step) -> Iterator[Any]:
+    """Read a matrix product as a contraction.
+
+    Before::
+
+        kt = Transpose<perm=[0, 1, 3, 2]>(k)
+        s = MatMul(q, kt)
+        p = Softmax<axis=-1>(s)
+        y = MatMul(p, v)
+
+    After::
+
+        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+    """
+    yield from _product(step, False, False, 1.0)
+
+
+@lift("com.microsoft::FusedMatMul")
+@lift("com.microsoft::FusedMatMul", side="weights")
+def fused_matmul(step: Step) -> Iterator[Any]:
+    """Read onnxruntime's product with a factor and transposes."""
+    if step.attr("transBatchA", 0) or step.attr("transBatchB", 0):
+        raise step.decline("contraction", "FusedMatMul transposes the batch")
+    swap_a, swap_b = bool(step.attr("transA", 0)), bool(step.attr("transB", 0))
+    yield from _product(step, swap_a, swap_b, float(step.attr("alpha", 1.0)))
+
+
+@lift("Gemm")
+@lift("Gemm", side="weights")
+def gemm(step: Step) -> Iterator[Any]:
+    """Read a 2-D product without addend as a contraction with factor ``alpha``.
+
+    Before::
+
+        q2 = Squeeze<axes=[0, 1]>(q)
+        k2 = Squeeze<axes=[0, 1]>(k)
+        v2 = Squeeze<axes=[0, 1]>(v)
+        s = Gemm<transB=1, alpha=0.5>(q2, k2)
+        p = Softmax<axis=-1>(s)
+        y = MatMul(p, v2)
+
+    After::
+
+        softmax_k(0.5*Q[q,d].K[k,d]).V[k,e] -> out[q,e]
+    """
+    beta = float(step.attr("beta", 1.0))
+    swap_a, swap_b = bool(step.attr("transA", 0)), bool(step.attr("transB", 0))
+    if step.has(2) and step.scalar(2) != 0.0 and beta != 0.0:
+        raise step.decline("contraction", "Gemm adds a third operand", attention=False)
+    yield from _product(step, swap_a, swap_b, float(step.attr("alpha", 1.0)))
+
+
+@lift("Einsum")
+@lift("Einsum", side="weights")
+def einsum(step: Step) -> Iterator[Any]:
+    """Read a two-operand Einsum as a contraction.
+
+    Before::
+
+        s = Einsum<equation="bhqd,bhkd->bhqk">(q, k)
+        p = Softmax<axis=-1>(s)
+        y = Einsum<equation="bhqk,bhke->bqhe">(p, v)
+
+    After::
+
+        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,q,h,e]
+    """
+    equation = str(step.attr("equation")).replace(" ", "")
+    left, arrow, out = equation.partition("->")
+    parts = left.split(",")
+    if len(parts) != 2 or not arrow:
+        raise step.decline("contraction", f"Einsum {equation} is not a product of two operands")
+    if "..." in equation:
+        pool = [c for c in string.ascii_uppercase if c not in equation]
+        widths = [len(step.shape(i)) - len(part.replace("...", "")) for i, part in enumerate(parts)]
+        width = max(w if "..." in p else 0 for w, p in zip(widths, parts, strict=True))
+        dots = "".join(pool[:width])
+        parts = [
+            part.replace("...", dots[width - w :]) for part, w in zip(parts, widths, strict=True)
+        ]
+        out = out.replace("...", dots)
+    assert isinstance(step, (ScoresStep, WeightsStep))
+    yield step.contracted(parts[0], parts[1], out)

@@ -1,0 +1,260 @@
+"""The language of lift rules: what one operator means inside attention.
+
+A rule is a generator that looks at one node and yields what it means.  On the *scores* side the
+engine walks from the softmax input up to the query-key contraction; on the *weights* side from the
+softmax output down to the contraction with the value.  A rule may yield several readings (either
+operand of an Add can be the scores); the engine tries them all.
+
+The engine refuses a node whose attributes a rule has neither read nor declared irrelevant, so that
+"forgot to look at the axis" cannot happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from omfuse.graph.facts import Facts
+from omfuse.graph.view import Node
+from omfuse.match.declined import Declined
+from omfuse.match.letters import Axes, Axis
+from omfuse.match.state import Factor, Operand, Product, Scores, Term, Weights
+
+Side = Literal["scores", "weights"]
+Meaning = Any  # Scores, Product, Weights or WeightsProduct
+Rule = Callable[[Any], Iterator[Meaning]]
+
+_RULES: dict[tuple[str, str], list[Rule]] = {}
+
+LARGE_NEGATIVE = -1e3  # a fill at or below this means "masked"
+
+
+def lift(*ops: str, side: Side = "scores") -> Callable[[Rule], Rule]:
+    """Register a rule for operators, named ``Op`` or ``domain::Op``.
+
+    Args:
+        ops: operator names.
+        side: ``scores`` (between contraction and softmax) or ``weights`` (after the softmax).
+    """
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            _RULES.setdefault((side, op), []).append(rule)
+        return rule
+
+    return register
+
+
+def rules_for(side: str, op: str) -> list[Rule]:
+    """Return the rules of one side for an operator."""
+    return _RULES.get((side, op), [])
+
+
+class Step:
+    """One node under the eyes of a rule."""
+
+    def __init__(self, node: Node, facts: Facts) -> None:
+        self.node = node
+        self.facts = facts
+        self._read: set[str] = set()
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Read an attribute."""
+        self._read.add(name)
+        return self.node.attrs.get(name, default)
+
+    def ignore(self, *names: str) -> None:
+        """Declare attributes irrelevant to the meaning."""
+        self._read.update(names)
+
+    def unread(self) -> list[str]:
+        """Return the attributes that no rule has looked at."""
+        return sorted(set(self.node.attrs) - self._read)
+
+    def has(self, index: int) -> bool:
+        """Tell whether the optional input ``index`` is present."""
+        return index < len(self.node.inputs) and bool(self.node.inputs[index])
+
+    def scalar(self, index: int) -> float | None:
+        """Return the number that input ``index`` holds, known or computed from shapes."""
+        return self.facts.scalar(self.node.inputs[index]) if self.has(index) else None
+
+    def const(self, index: int) -> Any:
+        """Return the constant content of input ``index``, or None."""
+        return self.facts.const(self.node.inputs[index]) if self.has(index) else None
+
+    def shape(self, index: int) -> Any:
+        """Return the shape of input ``index``."""
+        shape = self.facts.shape(self.node.inputs[index])
+        if shape is None:
+            raise self.decline("unknown-shape", f"the shape of {self.node.inputs[index]} is open")
+        return shape
+
+    def decline(self, code: str, reason: str, hint: str = "", attention: bool = True) -> Declined:
+        """Build the refusal that a rule raises."""
+        return Declined(code, reason, hint, attention=attention)
+
+
+def broadcast_axes(shape: Sequence[Any], target: Axes) -> Axes:
+    """Return the letters of a tensor of ``shape`` that broadcasts against ``target``."""
+    offset = len(target) - len(shape)
+    if offset < 0:
+        raise Declined("rank", "an operand has more axes than the scores")
+    return tuple(() if size == 1 else target[axis] for axis, size in enumerate(shape, offset))
+
+
+class ScoresStep(Step):
+    """A node on the way up from the softmax; ``state`` describes its output."""
+
+    def __init__(self, node: Node, facts: Facts, state: Scores) -> None:
+        super().__init__(node, facts)
+        self.state = state
+
+    def letters_of(self, index: int) -> Axes:
+        """Return the letters of input ``index`` by broadcasting against the output."""
+        return broadcast_axes(self.shape(index), self.state.axes)
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Yield (scores input, other input) for both orders of a binary node."""
+        yield 0, 1
+        yield 1, 0
+
+    def up(self, index: int, **changes: Any) -> Scores:
+        """Continue at input ``index``, whose letters follow by broadcasting."""
+        changes.setdefault("axes", self.letters_of(index))
+        return replace(self.state, value=self.node.inputs[index], **changes)
+
+    def scaled(self, index: int, factor: float) -> Scores:
+        """Continue at input ``index``; everything above is multiplied by ``factor``."""
+        return self.up(index, multiplier=self.state.multiplier * factor)
+
+    def multiplied(self, index: int, other: int, divide: bool = False) -> Scores:
+        """Continue at ``index``; everything above is multiplied by the tensor input ``other``."""
+        factor = Factor(self.node.inputs[other], self.letters_of(other), divide)
+        return self.up(index, factors=(*self.state.factors, factor))
+
+    def added(self, index: int, other: int, sign: float = 1.0) -> Scores:
+        """Continue at ``index``; input ``other`` is a bias."""
+        if self.scalar(other) == 0.0:
+            return self.up(index)
+        axes = self.letters_of(other)
+        key = set(self.state.letters.resolve(self.state.key))
+        own = {a for axis in self.state.letters.resolve_all(axes) for a in axis}
+        if not key & own:
+            return self.up(index)  # constant along the keys: softmax does not see it
+        factor = sign * self.state.multiplier
+        term = Term(self.node.inputs[other], axes, factor=factor, factors=self.state.factors)
+        return self.up(index, terms=(*self.state.terms, term))
+
+    def selected(self, index: int, condition: int, fill: float, keep: bool) -> Scores:
+        """Continue at ``index``; where ``condition`` is not ``keep`` the score is ``fill``."""
+        fill = fill * self.state.multiplier
+        if self.state.factors or not fill <= LARGE_NEGATIVE:
+            raise self.decline("finite-fill", f"masked scores are set to {fill:g}")
+        term = Term(
+            self.node.inputs[condition],
+            self.letters_of(condition),
+            selection=True,
+            negate=not keep,
+            fill=fill,
+        )
+        return self.up(index, terms=(*self.state.terms, term))
+
+    def contracted(
+        self,
+        a: str,
+        b: str,
+        out: str,
+        factor: float = 1.0,
+        inputs: tuple[int, int] = (0, 1),
+    ) -> Product:
+        """Read the node as ``einsum("a,b->out")`` times ``factor``: the query-key contraction."""
+        state = self.state
+        letters = state.letters
+        if len(out) != len(state.axes):
+            raise self.decline("rank", "the contraction and the scores differ in rank")
+        known: dict[str, Axis] = dict(zip(out, state.axes, strict=True))
+        operands = []
+        for labels, index in zip((a, b), inputs, strict=True):
+            shape = self.shape(index)
+            if len(labels) != len(shape) or len(set(labels)) != len(labels):
+                raise self.decline("contraction", "the contraction repeats or drops an index")
+            axes: list[Axis] = []
+            for label, size in zip(labels, shape, strict=True):
+                if label not in known:
+                    letters, known[label] = letters.fresh(size)
+                axes.append(() if size == 1 else known[label])
+            operands.append(Operand(self.node.inputs[index], tuple(axes)))
+        summed = [label for label in a if label not in out]
+        if any(label not in b for label in summed) or any(
+            label not in a and label not in out for label in b
+        ):
+            raise self.decline("contraction", "an index is summed on one side only")
+        depth = tuple(atom for label in summed for atom in known[label])
+        scores = replace(state, letters=letters, multiplier=state.multiplier * factor)
+        first, second = operands
+        key = set(letters.resolve(state.key))
+        in_first = key & {x for axis in letters.resolve_all(first.axes) for x in axis}
+        in_second = key & {x for axis in letters.resolve_all(second.axes) for x in axis}
+        if in_first == key and not in_second:
+            first, second = second, first
+        elif not (in_second == key and not in_first):
+            raise self.decline(
+                "softmax-axis",
+                "the softmax does not run over the keys of this contraction",
+                attention=False,
+            )
+        return Product(scores, first, second, depth, self.node)
+
+
+class WeightsStep(Step):
+    """A node on the way down from the softmax; ``state`` describes its input ``index``."""
+
+    def __init__(self, node: Node, facts: Facts, state: Weights, index: int) -> None:
+        super().__init__(node, facts)
+        self.state = state
+        self.index = index
+
+    def down(self, **changes: Any) -> Weights:
+        """Continue at the node's first output, with the same letters unless given."""
+        return replace(self.state, value=self.node.outputs[0], **changes)
+
+    def letters_of(self, index: int) -> Axes:
+        """Return the letters of another input by broadcasting against the weights."""
+        return broadcast_axes(self.shape(index), self.state.axes)
+
+    def contracted(
+        self, a: str, b: str, out: str, factor: float = 1.0, inputs: tuple[int, int] = (0, 1)
+    ) -> tuple[Weights, Operand, Operand, float]:
+        """Read the node as ``einsum("a,b->out")``: the contraction with the value."""
+        state = self.state
+        own, other = (a, b) if self.index == inputs[0] else (b, a)
+        value_index = inputs[1] if self.index == inputs[0] else inputs[0]
+        if len(own) != len(state.axes):
+            raise self.decline("rank", "the contraction and the weights differ in rank")
+        letters = state.letters
+        known: dict[str, Axis] = dict(zip(own, state.axes, strict=True))
+        shape = self.shape(value_index)
+        if len(other) != len(shape) or len(set(other)) != len(other) or len(set(own)) != len(own):
+            raise self.decline("contraction", "the contraction repeats or drops an index")
+        axes: list[Axis] = []
+        for label, size in zip(other, shape, strict=True):
+            if label not in known or (known[label] == () and size != 1 and label in out):
+                letters, known[label] = letters.fresh(size)
+            axes.append(() if size == 1 else known[label])
+        summed = [label for label in own if label not in out]
+        if any(label not in other for label in summed):
+            raise self.decline("contraction", "an index of the weights is summed alone")
+        if any(label not in own and label not in out for label in other):
+            raise self.decline("contraction", "an index of the value is summed alone")
+        contracted = {x for label in summed for x in letters.resolve(known[label])}
+        if contracted != set(letters.resolve(state.key)):
+            raise self.decline(
+                "value-contraction",
+                "the contraction after the softmax does not run over the softmax axis",
+                attention=False,
+            )
+        value = Operand(self.node.inputs[value_index], tuple(axes))
+        output = Operand(self.node.outputs[0], tuple(known[label] for label in out))
+        return replace(state, letters=letters), value, output, factor
