@@ -1,0 +1,283 @@
+"""Walk from one softmax to its two contractions and prove that they form attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from omfuse.graph.facts import Facts
+from omfuse.graph.view import GraphView, Node
+from omfuse.match.anchors import Anchor
+from omfuse.match.declined import Declined
+from omfuse.match.letters import Axis, Letters
+from omfuse.match.rules import ScoresStep, Step, WeightsStep, rules_for
+from omfuse.match.state import Attention, Operand, Product, Scores, Weights
+
+MAX_STEPS = 64  # a score chain is never this long; bounds hostile graphs
+MAX_READINGS = 256
+
+
+class Search:
+    """One attempt to understand one anchor; remembers the deepest refusal."""
+
+    def __init__(self, view: GraphView, facts: Facts, anchor: Anchor) -> None:
+        self.view = view
+        self.facts = facts
+        self.anchor = anchor
+        self.deepest: Declined | None = None
+        self._readings = 0
+
+    def run(self) -> list[Attention]:
+        """Return every valid reading of the anchor, or raise the deepest refusal.
+
+        Raises:
+            Declined: why the softmax is not (provably) attention.
+        """
+        shape = self.facts.shape(self.anchor.scores)
+        if shape is None:
+            raise Declined("unknown-shape", "the shape of the softmax input is unknown")
+        letters, axes = Letters().fresh_axes(shape)
+        key: Axis = tuple(atom for axis in self.anchor.axes for atom in axes[axis])
+        if not key:
+            raise Declined("softmax-axis", "the softmax runs over one element", attention=False)
+        start = Scores(self.anchor.scores, axes, letters, key)
+        found: list[Attention] = []
+        for weights, value, output, factor, node in self._down(
+            Weights(self.anchor.weights, axes, letters, key), 0
+        ):
+            scores = replace(start, letters=weights.letters)
+            for product in self._up(scores, 0):
+                try:
+                    found.append(self._block(product, weights, value, output, factor, node))
+                except Declined as declined:
+                    self._note(declined, 1000, node)
+        if not found:
+            raise self.deepest or Declined("no-contraction", "nothing follows", attention=False)
+        return found
+
+    def _note(self, declined: Declined, depth: int, node: Node) -> None:
+        declined.depth, declined.node = depth, node.name
+        if self.deepest is None or depth > self.deepest.depth:
+            self.deepest = declined
+
+    def _apply(self, side: str, step_maker: Any, node: Node, depth: int) -> Iterator[Any]:
+        self._readings += 1
+        if depth > MAX_STEPS or self._readings > MAX_READINGS:
+            self._note(Declined("too-deep", "the search was cut off"), depth, node)
+            return
+        rules = rules_for(side, node.op)
+        if not rules:
+            where = (
+                "between the query-key product and the softmax"
+                if side == "scores"
+                else "between the softmax and the product with the value"
+            )
+            self._note(
+                Declined(
+                    f"op-{side}",
+                    f"operator {node.op} stands {where}",
+                    "write a lift rule for it, or move it out of the attention",
+                    attention=side == "scores",
+                ),
+                depth,
+                node,
+            )
+            return
+        for rule in rules:
+            step: Step = step_maker()
+            try:
+                for meaning in rule(step):
+                    unread = step.unread()
+                    if unread:
+                        raise Declined("unread-attribute", f"attributes {unread} were not read")
+                    yield meaning
+            except Declined as declined:
+                self._note(declined, depth, node)
+
+    def _up(self, state: Scores, depth: int) -> Iterator[Product]:
+        node = self.view.producer(state.value)
+        if node is None:
+            self._note(
+                Declined(
+                    "no-product",
+                    f"the scores come from {state.value}, not from a product",
+                    attention=False,
+                ),
+                depth,
+                self.anchor.node,
+            )
+            return
+
+        def make() -> ScoresStep:
+            return ScoresStep(node, self.facts, state)
+
+        for meaning in self._apply("scores", make, node, depth):
+            if isinstance(meaning, Product):
+                yield meaning
+            else:
+                yield from self._up(replace(meaning, nodes=(*meaning.nodes, node)), depth + 1)
+
+    def _down(self, state: Weights, depth: int) -> Iterator[Any]:
+        readers = [
+            node for node in self.view.consumers(state.value) if node.op not in ("IsNaN", "Shape")
+        ]
+        if self.view.is_output(state.value):
+            self._note(
+                Declined(
+                    "probs-exposed",
+                    f"the attention weights are the graph output {state.value}",
+                    "export without attention outputs (output_attentions=False)",
+                ),
+                depth + 500,
+                self.anchor.node,
+            )
+            return
+        if not readers:
+            self._note(
+                Declined("no-contraction", "nothing reads the weights", attention=False),
+                depth,
+                self.anchor.node,
+            )
+            return
+        if len(readers) > 1:
+            self._note(
+                Declined(
+                    "probs-shared",
+                    f"the attention weights {state.value} have {len(readers)} readers",
+                    "export without attention outputs (output_attentions=False)",
+                ),
+                depth,
+                readers[0],
+            )
+            return
+        node = readers[0]
+        index = node.inputs.index(state.value) if state.value in node.inputs else -1
+        if index < 0:
+            self._note(Declined("subgraph", "a subgraph reads the weights"), depth, node)
+            return
+
+        def make() -> WeightsStep:
+            return WeightsStep(node, self.facts, state, index)
+
+        for meaning in self._apply("weights", make, node, depth):
+            if isinstance(meaning, Weights):
+                onward = replace(meaning, nodes=(*meaning.nodes, node))
+                yield from self._down(onward, depth + 1)
+            else:
+                weights, value, output, factor = meaning
+                yield weights, value, output, factor, node
+
+    def _block(
+        self,
+        product: Product,
+        weights: Weights,
+        value: Operand,
+        output: Operand,
+        factor: float,
+        node: Node,
+    ) -> Attention:
+        letters = product.scores.letters
+        atoms = classify(product, value, output, letters, product.scores.key)
+        if factor != 1.0:
+            raise Declined("value-factor", "the product with the value has a factor")
+        scale = product.scores.multiplier
+        cap = product.scores.softcap
+        del atoms
+        self._check_dynamic(product.query, product.key, value)
+        nodes = (*self.anchor.nodes, *product.scores.nodes, product.node, *weights.nodes, node)
+        block = Attention(
+            product, weights, value, output, letters, node, self.anchor.node, scale, nodes
+        )
+        self._check_closed(block)
+        del cap
+        return block
+
+    def _check_dynamic(self, query: Operand, key: Operand, value: Operand) -> None:
+        constant = [self._is_constant(x.value) for x in (query, key, value)]
+        if constant[1] or constant[2]:
+            flat = all(
+                len([axis for axis in operand.axes if axis]) <= 2 for operand in (key, value)
+            )
+            if constant[1] != constant[2] or flat:
+                raise Declined(
+                    "prototype",
+                    "the keys or values are weights: a softmax layer, not attention",
+                    attention=False,
+                )
+
+    def _is_constant(self, value: str) -> bool:
+        seen = 0
+        while seen < MAX_STEPS:
+            if self.facts.initializer(value) is not None:
+                return True
+            node = self.view.producer(value)
+            if node is None:
+                return False
+            if node.op == "Constant":
+                return True
+            if node.op not in (
+                "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Identity", "Expand",
+            ):  # fmt: skip
+                return False
+            value = node.inputs[0]
+            seen += 1
+        return False
+
+    def _check_closed(self, block: Attention) -> None:
+        inside = {id(node) for node in block.nodes}
+        final = block.output.value
+        for node in block.nodes:
+            for value in node.outputs:
+                if not value or value == final:
+                    continue
+                if self.view.is_output(value):
+                    raise Declined(
+                        "interior-exposed",
+                        f"{value} inside the block is a graph output",
+                        "drop that output from the export",
+                    )
+                for reader in self.view.consumers(value):
+                    if id(reader) not in inside and not self._harmless(reader):
+                        raise Declined(
+                            "interior-shared",
+                            f"{value} inside the block is also read by {reader.name}",
+                            "export without attention outputs",
+                        )
+
+    def _harmless(self, reader: Node) -> bool:
+        """Shape of an interior value, read by nothing that survives, is recomputed elsewhere."""
+        return False
+
+
+def classify(
+    product: Product, value: Operand, output: Operand, letters: Letters, key: Axis
+) -> None:
+    """Prove that the index letters fall into the classes of attention.
+
+    Raises:
+        Declined: naming the letter that is out of place.
+    """
+
+    def atoms(operand: Operand) -> list[int]:
+        return [x for axis in letters.resolve_all(operand.axes) for x in axis]
+
+    k = set(letters.resolve(key))
+    d = set(letters.resolve(product.depth))
+    query, keys, values, out = map(atoms, (product.query, product.key, value, output))
+    if any(len(set(x)) != len(x) for x in (query, keys, values, out)):
+        raise Declined("letters", "an index appears twice in one operand")
+    scores = [x for axis in letters.resolve_all(product.scores.axes) for x in axis]
+    del scores
+    if not d <= set(query) or not d <= set(keys):
+        raise Declined("letters", "the depth index is missing from query or key")
+    if k & set(query) or not k <= set(values):
+        raise Declined("letters", "the key index is out of place", attention=False)
+    if d & set(values) or d & set(out) or k & set(out):
+        raise Declined("letters", "query-key depth or key index survives", attention=False)
+    depth_v = [x for x in values if x not in k and x not in query and x not in keys]
+    if any(x in out and x not in query and x not in keys and x not in values for x in out):
+        raise Declined("letters", "the output has an index of its own")
+    if set(values) - k - set(out):
+        raise Declined("letters", "an index of the value is lost", attention=False)
+    del depth_v
