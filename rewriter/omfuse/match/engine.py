@@ -10,7 +10,7 @@ from omfuse.graph.facts import Facts
 from omfuse.graph.view import GraphView, Node
 from omfuse.match.anchors import Anchor
 from omfuse.match.declined import Declined
-from omfuse.match.letters import Axis, Letters
+from omfuse.match.letters import Axes, Axis, Letters
 from omfuse.match.rules import ScoresStep, Step, WeightsStep, rules_for
 from omfuse.match.state import Attention, Operand, Product, Scores, Weights
 
@@ -116,7 +116,12 @@ class Search:
             if isinstance(meaning, Product):
                 yield meaning
             else:
-                yield from self._up(replace(meaning, nodes=(*meaning.nodes, node)), depth + 1)
+                onward = replace(
+                    meaning,
+                    nodes=(*meaning.nodes, node),
+                    trail=(*state.trail, (state.value, state.axes)),
+                )
+                yield from self._up(onward, depth + 1)
 
     def _down(self, state: Weights, depth: int) -> Iterator[Any]:
         readers = [
@@ -178,20 +183,36 @@ class Search:
         node: Node,
     ) -> Attention:
         letters = product.scores.letters
-        atoms = classify(product, value, output, letters, product.scores.key)
+        classify(product, value, output, letters, product.scores.key)
         if factor != 1.0:
             raise Declined("value-factor", "the product with the value has a factor")
-        scale = product.scores.multiplier
-        cap = product.scores.softcap
-        del atoms
         self._check_dynamic(product.query, product.key, value)
-        nodes = (*self.anchor.nodes, *product.scores.nodes, product.node, *weights.nodes, node)
+        scores = product.scores
+        nodes = (*self.anchor.nodes, *scores.nodes, product.node, *weights.nodes, node)
         block = Attention(
-            product, weights, value, output, letters, node, self.anchor.node, scale, nodes
+            product,
+            weights,
+            value,
+            output,
+            letters,
+            node,
+            self.anchor.node,
+            scores.multiplier,
+            tuple({id(n): n for n in nodes}.values()),
+            self._shape_readers(scores),
         )
         self._check_closed(block)
-        del cap
         return block
+
+    def _shape_readers(self, scores: Scores) -> tuple[tuple[Node, Axes], ...]:
+        """Return the Shape nodes that read interior scores; their sizes are known otherwise."""
+        found = []
+        trail = (*scores.trail, (scores.value, scores.axes))
+        for value, axes in trail:
+            for reader in self.view.consumers(value):
+                if reader.op == "Shape" and not set(reader.attrs):
+                    found.append((reader, axes))
+        return tuple(found)
 
     def _check_dynamic(self, query: Operand, key: Operand, value: Operand) -> None:
         constant = [self._is_constant(x.value) for x in (query, key, value)]
@@ -226,6 +247,7 @@ class Search:
 
     def _check_closed(self, block: Attention) -> None:
         inside = {id(node) for node in block.nodes}
+        inside |= {id(node) for node, _ in block.shape_readers}
         final = block.output.value
         for node in block.nodes:
             for value in node.outputs:
@@ -238,16 +260,12 @@ class Search:
                         "drop that output from the export",
                     )
                 for reader in self.view.consumers(value):
-                    if id(reader) not in inside and not self._harmless(reader):
+                    if id(reader) not in inside:
                         raise Declined(
                             "interior-shared",
                             f"{value} inside the block is also read by {reader.name}",
                             "export without attention outputs",
                         )
-
-    def _harmless(self, reader: Node) -> bool:
-        """Shape of an interior value, read by nothing that survives, is recomputed elsewhere."""
-        return False
 
 
 def classify(
@@ -267,17 +285,13 @@ def classify(
     query, keys, values, out = map(atoms, (product.query, product.key, value, output))
     if any(len(set(x)) != len(x) for x in (query, keys, values, out)):
         raise Declined("letters", "an index appears twice in one operand")
-    scores = [x for axis in letters.resolve_all(product.scores.axes) for x in axis]
-    del scores
     if not d <= set(query) or not d <= set(keys):
         raise Declined("letters", "the depth index is missing from query or key")
     if k & set(query) or not k <= set(values):
         raise Declined("letters", "the key index is out of place", attention=False)
     if d & set(values) or d & set(out) or k & set(out):
         raise Declined("letters", "query-key depth or key index survives", attention=False)
-    depth_v = [x for x in values if x not in k and x not in query and x not in keys]
     if any(x in out and x not in query and x not in keys and x not in values for x in out):
         raise Declined("letters", "the output has an index of its own")
     if set(values) - k - set(out):
         raise Declined("letters", "an index of the value is lost", attention=False)
-    del depth_v

@@ -194,18 +194,20 @@ class ScoresStep(Step):
         depth = tuple(atom for label in summed for atom in known[label])
         scores = replace(state, letters=letters, multiplier=state.multiplier * factor)
         first, second = operands
+        free_a = tuple(known[x] for x in out if x in a and x not in b)
+        free_b = tuple(known[x] for x in out if x in b and x not in a)
         key = set(letters.resolve(state.key))
         in_first = key & {x for axis in letters.resolve_all(first.axes) for x in axis}
         in_second = key & {x for axis in letters.resolve_all(second.axes) for x in axis}
         if in_first == key and not in_second:
-            first, second = second, first
+            first, second, free_a = second, first, free_b
         elif not (in_second == key and not in_first):
             raise self.decline(
                 "softmax-axis",
                 "the softmax does not run over the keys of this contraction",
                 attention=False,
             )
-        return Product(scores, first, second, depth, self.node)
+        return Product(scores, first, second, depth, free_a, self.node)
 
 
 class WeightsStep(Step):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from omfuse.graph.view import Node
 from omfuse.match.letters import Axes, Axis, Letters
@@ -47,7 +47,7 @@ class Scores:
     terms: tuple[Term, ...] = ()
     softcap: float = 0.0
     nodes: tuple[Node, ...] = ()
-    approximate: tuple[str, ...] = ()
+    trail: tuple[tuple[str, Axes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Product:
     query: Operand
     key: Operand
     depth: Axis
+    free: tuple[Axis, ...]
     node: Node
 
 
@@ -96,4 +97,4 @@ class Attention:
     anchor: Node
     scale: float
     nodes: tuple[Node, ...]
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    shape_readers: tuple[tuple[Node, Axes], ...] = ()
