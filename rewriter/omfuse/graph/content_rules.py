@@ -368,7 +368,9 @@ _FOLD: dict[str, Callable[[Any, Any, list[Array]], Array]] = {
     "Reshape": _fold_reshape,
     "Expand": _fold_expand,
     "Unsqueeze": lambda f, n, x: np.expand_dims(x[0], _axes(n, x)),
-    "Squeeze": lambda f, n, x: np.squeeze(x[0], _axes(n, x)) if len(x) > 1 or n.attrs else x[0].squeeze(),  # noqa: E501
+    "Squeeze": lambda f, n, x: (
+        np.squeeze(x[0], _axes(n, x)) if len(x) > 1 or n.attrs else x[0].squeeze()
+    ),  # noqa: E501
     "Transpose": lambda f, n, x: np.transpose(x[0], n.attrs.get("perm")),
     "Gather": lambda f, n, x: np.take(x[0], x[1].astype(np.int64), axis=n.attrs.get("axis", 0)),
     "Concat": lambda f, n, x: np.concatenate(x, axis=n.attrs["axis"]),

@@ -9,9 +9,9 @@ from omfuse.match.state import Attention
 _POSITIONAL = {"Gather", "GatherElements", "GatherND", "Slice", "Pad"}
 
 
-def best(blocks: list[Attention], view: GraphView) -> Attention:
-    """Return the reading with the fewest terms left and the most natural operands."""
-    return min(blocks, key=lambda block: _cost(block, view))
+def by_profit(blocks: list[Attention], view: GraphView) -> list[Attention]:
+    """Sort readings: first the one with the most natural operands."""
+    return sorted(blocks, key=lambda block: _cost(block, view))
 
 
 def _cost(block: Attention, view: GraphView) -> tuple[int, int, int]:

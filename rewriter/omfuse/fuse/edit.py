@@ -1,0 +1,115 @@
+"""Apply fusions to the protobuf: drop the old nodes, insert the new ones, touch nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from omfuse.fuse.lower import Fusion
+from omfuse.graph.view import GraphView
+
+
+def apply(view: GraphView, fusions: Sequence[Fusion]) -> None:
+    """Edit the graph (or function body) of ``view`` in place.
+
+    New nodes stand where the product with the value stood, so that all their inputs are already
+    computed.  Nodes that fed only removed nodes go too; everything else keeps its order and name.
+    """
+    removed: set[int] = set()
+    inserted: dict[int, list[NodeProto]] = {}
+    initializers: list[TensorProto] = []
+    replaced: dict[int, list[NodeProto]] = {}
+    for fusion in fusions:
+        removed.update(node.index for node in fusion.removed)
+        inserted[fusion.position] = fusion.nodes
+        initializers.extend(fusion.initializers)
+        for reader, nodes in fusion.shape_nodes:
+            replaced[reader.index] = nodes
+    made = {name for fusion in fusions for node in fusion.nodes for name in node.output}
+    for node in view.nodes:
+        if any(output in made for output in node.outputs):
+            removed.add(node.index)
+    constants = isinstance(view.proto, onnx.FunctionProto)
+    result: list[NodeProto] = []
+    if constants:
+        result.extend(_as_node(tensor) for tensor in initializers)
+    for node in view.nodes:
+        if node.index in replaced:
+            result.extend(replaced[node.index])
+        elif node.index not in removed:
+            result.append(node.proto)
+        result.extend(inserted.get(node.index, []))
+    dropped = [view.nodes[index].proto for index in removed]
+    result = _sweep(result, dropped, view)
+    proto = view.proto
+    assert proto is not None
+    copies = [_copy(node) for node in result]
+    del proto.node[:]
+    proto.node.extend(copies)
+    if isinstance(proto, onnx.GraphProto):
+        proto.initializer.extend(initializers)
+        _drop_unused_initializers(proto, dropped, made)
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    clone = NodeProto()
+    clone.CopyFrom(node)
+    return clone
+
+
+def _as_node(tensor: TensorProto) -> NodeProto:
+    name = tensor.name
+    return onnx.helper.make_node("Constant", [], [name], name=name, value=tensor)
+
+
+def _reads(node: NodeProto) -> set[str]:
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names |= _reads(inner)
+            names.update(value.name for value in graph.output)
+    return names
+
+
+def _sweep(nodes: list[NodeProto], dropped: list[NodeProto], view: GraphView) -> list[NodeProto]:
+    """Remove nodes that only the dropped ones read, going upward from these."""
+    uses: dict[str, int] = {}
+    for node in nodes:
+        for name in _reads(node):
+            uses[name] = uses.get(name, 0) + 1
+    makers = {name: node for node in nodes for name in node.output if name}
+    waiting = [name for node in dropped for name in node.input if name]
+    gone: set[int] = set()
+    while waiting:
+        name = waiting.pop()
+        node = makers.get(name)
+        if node is None or id(node) in gone:
+            continue
+        if any(uses.get(out, 0) or view.is_output(out) for out in node.output if out):
+            continue
+        gone.add(id(node))
+        for read in _reads(node):
+            uses[read] -= 1
+            waiting.append(read)
+    return [node for node in nodes if id(node) not in gone]
+
+
+def _drop_unused_initializers(
+    graph: onnx.GraphProto, dropped: list[NodeProto], made: set[str]
+) -> None:
+    """Remove the initializers that the removed nodes read and nobody reads any more."""
+    used = {value.name for value in graph.output} | {value.name for value in graph.input}
+    for node in graph.node:
+        used |= _reads(node)
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            if graph.initializer[index].name in made or dropped:
+                del graph.initializer[index]
+    alive = {name for node in graph.node for name in node.output}
+    alive |= used | {tensor.name for tensor in graph.initializer}
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name not in alive:
+            del graph.value_info[index]
