@@ -8,6 +8,7 @@ from typing import Any
 from onnx import TensorProto
 
 from omfuse.match.rules import ScoresStep, WeightsStep, lift
+from omfuse.match.state import Factor, Term
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -171,4 +172,30 @@ def nan_guard(step: WeightsStep) -> Iterator[Any]:
         if test.inputs[0] == step.state.value:
             yield step.down(nan_guard=True, nodes=(*step.state.nodes, test))
         return
+    for zero, keep in ((1, False), (2, True)):
+        if step.index == 3 - zero and step.scalar(zero) == 0.0:
+            mask = Term(step.node.inputs[0], step.letters_of(0), selection=True, negate=not keep)
+            yield step.down(nan_guard=True, masks=(*step.state.masks, mask))
+            return
     raise step.decline("weights-select", "the weights are replaced where a condition holds")
+
+
+@lift("Mul", side="weights")
+def weights_factor(step: WeightsStep) -> Iterator[Any]:
+    """Read a factor on the weights as one on the output (no key index) or on the value.
+
+    Before::
+
+        kt = Transpose<perm=[0, 1, 3, 2]>(k)
+        s = MatMul(q, kt)
+        p = Softmax<axis=-1>(s)
+        h = Mul(p, head)
+        y = MatMul(h, v)
+
+    After::
+
+        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+    """
+    other = 1 - step.index
+    factor = Factor(step.node.inputs[other], step.letters_of(other))
+    yield step.down(factors=(*step.state.factors, factor))

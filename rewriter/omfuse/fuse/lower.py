@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from omfuse.fuse.contract import DOMAIN, OP_TYPE, FlashAttentionAttrs
-from omfuse.fuse.emit import Emitter, Tensor
+from omfuse.fuse.emit import Emitter
 from omfuse.fuse.stages import Stage, downward, upward
 from omfuse.fuse.terms import Masking, lower_terms
 from omfuse.graph.facts import Facts
@@ -95,25 +95,31 @@ def _atoms(letters: Letters, axes: Axes) -> list[int]:
     return [atom for axis in letters.resolve_all(axes) for atom in axis]
 
 
+def _all_scores(block: Attention) -> list[int]:
+    """Return the atoms of the scores; a mask may bring in indices that the product lacks."""
+    scores = block.product.scores
+    found: list[int] = []
+    for axes in (*(axes for _, axes in scores.trail), scores.axes):
+        found += [x for x in _atoms(block.letters, axes) if x not in found]
+    return found
+
+
 def _roles(block: Attention, keys: list[Stage], values: list[Stage]) -> list[_Roles]:
     """Return the possible splits of the outer atoms into batch and heads."""
     letters = block.letters
-    scores = _atoms(letters, block.product.scores.axes)
+    scores = _all_scores(block)
     key = [x for x in scores if x in letters.resolve(block.product.scores.key)]
     free = [letters.resolve(axis) for axis in block.product.free]
     free = [axis for axis in free if axis]
     query = list(free[-1]) if free else []
+    operands = {
+        atom
+        for part in (block.product.query, block.product.key, block.value)
+        for atom in _atoms(letters, part.axes)
+    }
+    if not query:  # a mask may have more query rows than the single query
+        query = [x for x in scores if x not in operands][-1:]
     outer = [x for x in scores if x not in key and x not in query]
-    in_output = set(_atoms(letters, block.output.axes))
-    outer += [
-        x
-        for x in in_output
-        if x in _atoms(letters, block.value.axes)
-        and x in scores
-        and x not in outer
-        and x not in key
-        and x not in query
-    ]
     depth = letters.resolve(block.product.depth)
     value = [
         x
@@ -193,6 +199,8 @@ def _assemble(
     emitter = Emitter(name, letters)
     for stage in (*reversed(queries), *reversed(keys), *reversed(values)):
         emitter.know((stage.value, stage.axes))
+    for term in block.product.scores.terms:
+        emitter.know((term.value, term.axes))
     kv_heads = roles.heads[: len(roles.heads) - len(roles.group)]
     q_target = _target(layout, roles.batch, roles.heads, roles.query, roles.depth)
     k_target = _target(layout, roles.batch, kv_heads, roles.key, roles.depth)
@@ -206,9 +214,8 @@ def _assemble(
     value, _, _ = _place(emitter, values, v_target)
     query, key = _factors(block, roles, layout, emitter, facts, query, key)
     place: Axes = (roles.batch, roles.heads, roles.query, roles.key)
-    masking = lower_terms(
-        block.product.scores.terms, block.weights.nan_guard, place, emitter, view, facts
-    )
+    value = _weigh_value(block, roles, layout, emitter, value)
+    masking = lower_terms(block.product.scores.terms, block.weights, place, emitter, view, facts)
     cap = block.product.scores.softcap
     number = letters.size(roles.heads)
     kv_number = letters.size(kv_heads)
@@ -222,7 +229,7 @@ def _assemble(
             (value, block.value.value),
         )
     ]
-    out_layout, produced, tail = _output(emitter, layout, roles, outputs)
+    out_layout, produced, tail = _output(block, emitter, layout, roles, outputs)
     attrs = FlashAttentionAttrs(
         num_heads=number,
         num_kv_heads=kv_number,
@@ -237,7 +244,7 @@ def _assemble(
     if out_dtype and out_dtype != dtype:
         raise Declined("dtype", "the output has another dtype than the operands")
     shape_nodes = []
-    for reader, axes in block.shape_readers:
+    for reader, axes in () if block.exposed else block.shape_readers:
         shapes = Emitter(f"{name}/{reader.index}", letters)
         shapes._sources = emitter._sources
         vector = shapes.run_time_shape(axes)
@@ -249,7 +256,6 @@ def _assemble(
     bias_dtype = 0
     if masking.bias:
         bias_dtype = _dtype_of(masking.bias, emitter, facts, block)
-    removed = block.nodes
     return emitter.cost, Fusion(
         block.anchor,
         block.output_node.index,
@@ -257,7 +263,7 @@ def _assemble(
         node,
         nodes,
         emitter.initializers,
-        removed,
+        (block.output_node,),
         shape_nodes,
         dtype,
         bias_dtype,
@@ -333,8 +339,36 @@ def _factors(
     return query, key
 
 
+def _weigh_value(block: Attention, roles: _Roles, layout: str, emitter: Emitter, value: str) -> str:
+    """Multiply factors of the weights that run over the keys into the value."""
+    kv_heads = roles.heads[: len(roles.heads) - len(roles.group)]
+    for factor in block.weights.factors:
+        own = set(_atoms(block.letters, factor.axes))
+        if not own & set(roles.key):
+            continue
+        if own & (set(roles.query) | set(roles.group)):
+            raise Declined("factor", "a tensor over query and key multiplies the weights")
+        target = _target(layout, roles.batch, kv_heads, roles.key, ())
+        tensor = emitter.arrange((factor.value, factor.axes), target, broadcast=True)
+        value = emitter.add("Mul", [value, tensor[0]], "weighted")
+    return value
+
+
+def _weigh_output(
+    block: Attention, roles: _Roles, layout: str, emitter: Emitter, output: str
+) -> str:
+    """Multiply factors of the weights that do not run over the keys into the output."""
+    for factor in block.weights.factors:
+        if set(_atoms(block.letters, factor.axes)) & set(roles.key):
+            continue
+        target = _target(layout, roles.batch, roles.heads, roles.query, ())
+        tensor = emitter.arrange((factor.value, factor.axes), target, broadcast=True)
+        output = emitter.add("Mul", [output, tensor[0]], "weighted")
+    return output
+
+
 def _output(
-    emitter: Emitter, layout: str, roles: _Roles, outputs: list[Stage]
+    block: Attention, emitter: Emitter, layout: str, roles: _Roles, outputs: list[Stage]
 ) -> tuple[str, str, int]:
     """Choose the output layout and stage; return layout, node output name, emitted tail nodes."""
     best: tuple[int, int, str] | None = None
@@ -356,11 +390,17 @@ def _output(
     _, index, out_layout = best
     stage = outputs[index]
     source = _target(out_layout, roles.batch, roles.heads, roles.query, roles.value)
-    if emitter.letters.resolve_all(stage.axes) == emitter.letters.resolve_all(source):
+    over_query = any(
+        not set(_atoms(block.letters, factor.axes)) & set(roles.key)
+        for factor in block.weights.factors
+    )
+    same = emitter.letters.resolve_all(stage.axes) == emitter.letters.resolve_all(source)
+    if same and not over_query:
         return out_layout, stage.value, 0
     produced = emitter.fresh("attention")
     before = len(emitter.nodes)
-    emitter.arrange((produced, source), stage.axes, broadcast=False)
+    final = _weigh_output(block, roles, out_layout, emitter, produced)
+    emitter.arrange((final, source), stage.axes, broadcast=False)
     emitter.nodes[-1].output[0] = stage.value
     return out_layout, produced, len(emitter.nodes) - before
 
@@ -384,8 +424,3 @@ def _node(
         entry = node.metadata_props.add()
         entry.key, entry.value = key, text
     return node
-
-
-def tensor_name(tensor: Tensor) -> str:
-    """Return the value name of a tensor with letters."""
-    return tensor[0]

@@ -21,7 +21,7 @@ from omfuse.graph.facts import Facts
 from omfuse.graph.view import GraphView
 from omfuse.match.declined import Declined
 from omfuse.match.letters import Axes
-from omfuse.match.state import Term
+from omfuse.match.state import Term, Weights
 
 ABSORBS = -1e30  # adding this to a score of ordinary size gives exactly this, in fp32
 
@@ -57,7 +57,7 @@ def as_selection(term: Term, view: GraphView, facts: Facts) -> Term | None:
 
 def lower_terms(
     terms: tuple[Term, ...],
-    guarded: bool,
+    weights: Weights,
     place: Axes,
     emitter: Emitter,
     view: GraphView,
@@ -67,7 +67,7 @@ def lower_terms(
 
     Args:
         terms: from the softmax upward.
-        guarded: a NaN guard follows the softmax.
+        weights: what follows the softmax: a NaN guard, a second selection.
         place: the four target axes.
         emitter: receives the nodes.
         view: the graph.
@@ -91,9 +91,11 @@ def lower_terms(
             )
         biases, masks = list(reversed(terms)), []
     policy = "nan"
-    if masks and not infinite.pop():
+    if weights.masks and not masks:
+        raise Declined("weights-select", "the weights are zeroed by a mask that became a bias")
+    if masks and not infinite.pop() and not weights.masks:
         policy = "uniform"
-    elif guarded:
+    elif weights.nan_guard:
         policy = "zero"
     return Masking(
         _bias([*biases], place, emitter, facts),

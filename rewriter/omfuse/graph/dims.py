@@ -151,4 +151,4 @@ def broadcast(a: Size, b: Size) -> Size:
         return a
     if isinstance(b, int):
         return b
-    return min((a, b), key=repr)
+    return min((a, b), key=lambda size: ("unk__" in repr(size) or "?" in repr(size), repr(size)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import shutil
 import tempfile
@@ -46,32 +47,69 @@ def load_model(path: str | Path) -> onnx.ModelProto:
 
 
 def check_graph(graph: onnx.GraphProto, where: str) -> None:
-    """Refuse graphs that no tool can run.
+    """Refuse graphs that no tool can run, and sort nodes that stand before their inputs.
 
     Raises:
-        ModelError: ``duplicate-name`` for a value written twice, ``cycle`` when nodes are not
-            in topological order.
+        ModelError: ``duplicate-name`` for a value written twice, ``cycle`` for a cyclic graph.
     """
     known = {value.name for value in graph.input} | {t.name for t in graph.initializer}
     known |= {t.values.name for t in graph.sparse_initializer}
-    written: set[str] = set()
-    for node in graph.node:
+    written: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
         for name in node.output:
             if name and (name in written or name in known):
                 raise ModelError(
                     "duplicate-name", f"value {name!r} is written twice", f"{where}: {node.name}"
                 )
-            written.add(name)
-    for node in graph.node:
-        for name in node.input:
-            if name in written and name not in known:
-                raise ModelError(
-                    "cycle",
-                    f"node {node.name!r} reads {name!r} before it is computed",
-                    where,
-                    "the graph has a cycle or is not sorted; export it again",
-                )
-        known.update(node.output)
+            written[name] = index
+    before = [
+        {written[name] for name in _all_reads(node) if name in written} for node in graph.node
+    ]
+    if all(not early or max(early) < index for index, early in enumerate(before)):
+        return
+    order = _sorted(before, [node.name for node in graph.node], where)
+    nodes = []
+    for index in order:
+        clone = onnx.NodeProto()
+        clone.CopyFrom(graph.node[index])
+        nodes.append(clone)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _all_reads(node: onnx.NodeProto) -> set[str]:
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names |= _all_reads(inner)
+            names.update(value.name for value in graph.output)
+    return names
+
+
+def _sorted(before: list[set[int]], names: list[str], where: str) -> list[int]:
+    """Return a topological order that keeps the given order where it can."""
+    readers: dict[int, list[int]] = {}
+    open_inputs = [len(early) for early in before]
+    for index, early in enumerate(before):
+        for source in early:
+            readers.setdefault(source, []).append(index)
+    ready = [index for index, count in enumerate(open_inputs) if count == 0]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for reader in readers.get(index, []):
+            open_inputs[reader] -= 1
+            if open_inputs[reader] == 0:
+                heapq.heappush(ready, reader)
+    if len(order) < len(before):
+        stuck = next(name for name, count in zip(names, open_inputs, strict=True) if count)
+        raise ModelError(
+            "cycle", f"node {stuck!r} waits for its own result", where, "export the model again"
+        )
+    return order
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

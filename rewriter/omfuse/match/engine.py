@@ -38,6 +38,10 @@ class Search:
         if shape is None:
             raise Declined("unknown-shape", "the shape of the softmax input is unknown")
         letters, axes = Letters().fresh_axes(shape)
+        if len(self.anchor.axes) == 1 and shape[self.anchor.axes[0]] == 1:
+            letters, single = letters.single()
+            last = self.anchor.axes[0]
+            axes = (*axes[:last], single, *axes[last + 1 :])
         key: Axis = tuple(atom for axis in self.anchor.axes for atom in axes[axis])
         if not key:
             raise Declined("softmax-axis", "the softmax runs over one element", attention=False)
@@ -127,36 +131,16 @@ class Search:
         readers = [
             node for node in self.view.consumers(state.value) if node.op not in ("IsNaN", "Shape")
         ]
-        if self.view.is_output(state.value):
-            self._note(
-                Declined(
-                    "probs-exposed",
-                    f"the attention weights are the graph output {state.value}",
-                    "export without attention outputs (output_attentions=False)",
-                ),
-                depth + 500,
-                self.anchor.node,
-            )
-            return
         if not readers:
             self._note(
                 Declined("no-contraction", "nothing reads the weights", attention=False),
                 depth,
                 self.anchor.node,
             )
-            return
-        if len(readers) > 1:
-            self._note(
-                Declined(
-                    "probs-shared",
-                    f"the attention weights {state.value} have {len(readers)} readers",
-                    "export without attention outputs (output_attentions=False)",
-                ),
-                depth,
-                readers[0],
-            )
-            return
-        node = readers[0]
+        for node in readers:
+            yield from self._down_into(node, state, depth)
+
+    def _down_into(self, node: Node, state: Weights, depth: int) -> Iterator[Any]:
         index = node.inputs.index(state.value) if state.value in node.inputs else -1
         if index < 0:
             self._note(Declined("subgraph", "a subgraph reads the weights"), depth, node)
@@ -167,7 +151,11 @@ class Search:
 
         for meaning in self._apply("weights", make, node, depth):
             if isinstance(meaning, Weights):
-                onward = replace(meaning, nodes=(*meaning.nodes, node))
+                onward = replace(
+                    meaning,
+                    nodes=(*meaning.nodes, node),
+                    trail=(*state.trail, (state.value, state.axes)),
+                )
                 yield from self._down(onward, depth + 1)
             else:
                 weights, value, output, factor = meaning
@@ -187,6 +175,7 @@ class Search:
         if factor != 1.0:
             raise Declined("value-factor", "the product with the value has a factor")
         self._check_dynamic(product.query, product.key, value)
+        check_second_select(weights, product.scores)
         scores = product.scores
         nodes = (*self.anchor.nodes, *scores.nodes, product.node, *weights.nodes, node)
         block = Attention(
@@ -199,15 +188,15 @@ class Search:
             self.anchor.node,
             scores.multiplier,
             tuple({id(n): n for n in nodes}.values()),
-            self._shape_readers(scores),
+            self._shape_readers(scores, weights),
         )
-        self._check_closed(block)
-        return block
+        return replace(block, exposed=self._exposed(block))
 
-    def _shape_readers(self, scores: Scores) -> tuple[tuple[Node, Axes], ...]:
-        """Return the Shape nodes that read interior scores; their sizes are known otherwise."""
+    def _shape_readers(self, scores: Scores, weights: Weights) -> tuple[tuple[Node, Axes], ...]:
+        """Return the Shape nodes that read interior values; their sizes are known otherwise."""
         found = []
-        trail = (*scores.trail, (scores.value, scores.axes))
+        trail = (*scores.trail, (scores.value, scores.axes), *weights.trail)
+        trail = (*trail, (weights.value, weights.axes))
         for value, axes in trail:
             for reader in self.view.consumers(value):
                 if reader.op == "Shape" and not set(reader.attrs):
@@ -216,6 +205,12 @@ class Search:
 
     def _check_dynamic(self, query: Operand, key: Operand, value: Operand) -> None:
         constant = [self._is_constant(x.value) for x in (query, key, value)]
+        if constant[0] and len([axis for axis in query.axes if axis]) <= 1:
+            raise Declined(
+                "pooling",
+                "the query is one constant vector: pooling, not attention",
+                attention=False,
+            )
         if constant[1] or constant[2]:
             flat = all(
                 len([axis for axis in operand.axes if axis]) <= 2 for operand in (key, value)
@@ -245,27 +240,33 @@ class Search:
             seen += 1
         return False
 
-    def _check_closed(self, block: Attention) -> None:
+    def _exposed(self, block: Attention) -> tuple[str, ...]:
+        """Return interior values that are graph outputs or read from outside the block."""
         inside = {id(node) for node in block.nodes}
         inside |= {id(node) for node, _ in block.shape_readers}
-        final = block.output.value
+        found = []
         for node in block.nodes:
             for value in node.outputs:
-                if not value or value == final:
+                if not value or value == block.output.value:
                     continue
-                if self.view.is_output(value):
-                    raise Declined(
-                        "interior-exposed",
-                        f"{value} inside the block is a graph output",
-                        "drop that output from the export",
-                    )
-                for reader in self.view.consumers(value):
-                    if id(reader) not in inside:
-                        raise Declined(
-                            "interior-shared",
-                            f"{value} inside the block is also read by {reader.name}",
-                            "export without attention outputs",
-                        )
+                readers = self.view.consumers(value)
+                if self.view.is_output(value) or any(id(r) not in inside for r in readers):
+                    found.append(value)
+        return tuple(found)
+
+
+def check_second_select(weights: Weights, scores: Scores) -> None:
+    """Require that weights zeroed after the softmax are the ones masked before it.
+
+    Raises:
+        Declined: ``weights-select``.
+    """
+    before = {(term.value, term.negate) for term in scores.terms if term.selection}
+    for mask in weights.masks:
+        if (mask.value, mask.negate) not in before or len(before) > 1:
+            raise Declined(
+                "weights-select", "the weights are zeroed by another mask than the scores"
+            )
 
 
 def classify(
@@ -291,7 +292,5 @@ def classify(
         raise Declined("letters", "the key index is out of place", attention=False)
     if d & set(values) or d & set(out) or k & set(out):
         raise Declined("letters", "query-key depth or key index survives", attention=False)
-    if any(x in out and x not in query and x not in keys and x not in values for x in out):
-        raise Declined("letters", "the output has an index of its own")
     if set(values) - k - set(out):
         raise Declined("letters", "an index of the value is lost", attention=False)

@@ -31,6 +31,11 @@ class Letters:
         atom = len(self.sizes)
         return Letters({**self.sizes, atom: size}, self.splits), (atom,)
 
+    def single(self) -> tuple[Letters, Axis]:
+        """Add an atom of size one, for a softmax over a single key."""
+        atom = len(self.sizes)
+        return Letters({**self.sizes, atom: 1}, self.splits), (atom,)
+
     def fresh_axes(self, shape: Iterable[Size]) -> tuple[Letters, Axes]:
         """Add one atom for each axis of ``shape``."""
         letters, axes = self, []
@@ -71,13 +76,18 @@ class Letters:
         letters = self
         waiting = [atom for axis in letters.resolve_all(axes) for atom in axis]
         result: list[Axis] = []
-        for size in shape:
+        for position, size in enumerate(shape):
             need, group = size, []
+            while waiting and letters.sizes[waiting[0]] == 1 and position == len(shape) - 1:
+                group.append(waiting.pop(0))
             while need != 1:
                 if not waiting:
                     raise Declined("reshape", f"cannot follow the axes into shape {list(shape)}")
                 atom = waiting.pop(0)
                 have = letters.sizes[atom]
+                if have == 1:  # a single key met before the last axis: keep it with its neighbour
+                    group.append(atom)
+                    continue
                 rest = exact_quotient(need, have)
                 if rest is not None:
                     group.append(atom)

@@ -122,7 +122,8 @@ class ScoresStep(Step):
 
     def up(self, index: int, **changes: Any) -> Scores:
         """Continue at input ``index``, whose letters follow by broadcasting."""
-        changes.setdefault("axes", self.letters_of(index))
+        if "axes" not in changes:
+            changes["axes"] = self.letters_of(index)
         return replace(self.state, value=self.node.inputs[index], **changes)
 
     def scaled(self, index: int, factor: float) -> Scores:
@@ -184,7 +185,8 @@ class ScoresStep(Step):
             for label, size in zip(labels, shape, strict=True):
                 if label not in known:
                     letters, known[label] = letters.fresh(size)
-                axes.append(() if size == 1 else known[label])
+                one = size == 1 and letters.size(known[label]) != 1
+                axes.append(() if one else known[label])
             operands.append(Operand(self.node.inputs[index], tuple(axes)))
         summed = [label for label in a if label not in out]
         if any(label not in b for label in summed) or any(
@@ -244,7 +246,8 @@ class WeightsStep(Step):
         for label, size in zip(other, shape, strict=True):
             if label not in known or (known[label] == () and size != 1 and label in out):
                 letters, known[label] = letters.fresh(size)
-            axes.append(() if size == 1 else known[label])
+            one = size == 1 and letters.size(known[label]) != 1
+            axes.append(() if one else known[label])
         summed = [label for label in own if label not in out]
         if any(label not in other for label in summed):
             raise self.decline("contraction", "an index of the weights is summed alone")

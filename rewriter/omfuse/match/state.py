@@ -82,6 +82,7 @@ class Weights:
     factors: tuple[Factor, ...] = ()
     masks: tuple[Term, ...] = ()
     nodes: tuple[Node, ...] = ()
+    trail: tuple[tuple[str, Axes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,4 @@ class Attention:
     scale: float
     nodes: tuple[Node, ...]
     shape_readers: tuple[tuple[Node, Axes], ...] = ()
+    exposed: tuple[str, ...] = ()  # interior values that others read: their path stays alive
