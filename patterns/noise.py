@@ -182,7 +182,7 @@ def nan_guard(step: WeightsStep) -> Iterator[Any]:
 
 @lift("Mul", side="weights")
 def weights_factor(step: WeightsStep) -> Iterator[Any]:
-    """Read a factor on the weights as one on the output (no key index) or on the value.
+    """Read a factor on the weights that does not run over the keys as one on the output.
 
     Before::
 
@@ -198,4 +198,8 @@ def weights_factor(step: WeightsStep) -> Iterator[Any]:
     """
     other = 1 - step.index
     factor = Factor(step.node.inputs[other], step.letters_of(other))
+    if step.meets_key(factor.axes):
+        raise step.decline(
+            "weights-mask", "the weights are multiplied by a tensor over the keys", attention=False
+        )
     yield step.down(factors=(*step.state.factors, factor))

@@ -214,7 +214,6 @@ def _assemble(
     value, _, _ = _place(emitter, values, v_target)
     query, key = _factors(block, roles, layout, emitter, facts, query, key)
     place: Axes = (roles.batch, roles.heads, roles.query, roles.key)
-    value = _weigh_value(block, roles, layout, emitter, value)
     masking = lower_terms(block.product.scores.terms, block.weights, place, emitter, view, facts)
     cap = block.product.scores.softcap
     number = letters.size(roles.heads)
@@ -339,28 +338,11 @@ def _factors(
     return query, key
 
 
-def _weigh_value(block: Attention, roles: _Roles, layout: str, emitter: Emitter, value: str) -> str:
-    """Multiply factors of the weights that run over the keys into the value."""
-    kv_heads = roles.heads[: len(roles.heads) - len(roles.group)]
-    for factor in block.weights.factors:
-        own = set(_atoms(block.letters, factor.axes))
-        if not own & set(roles.key):
-            continue
-        if own & (set(roles.query) | set(roles.group)):
-            raise Declined("factor", "a tensor over query and key multiplies the weights")
-        target = _target(layout, roles.batch, kv_heads, roles.key, ())
-        tensor = emitter.arrange((factor.value, factor.axes), target, broadcast=True)
-        value = emitter.add("Mul", [value, tensor[0]], "weighted")
-    return value
-
-
 def _weigh_output(
     block: Attention, roles: _Roles, layout: str, emitter: Emitter, output: str
 ) -> str:
-    """Multiply factors of the weights that do not run over the keys into the output."""
+    """Multiply factors of the weights, which do not run over the keys, into the output."""
     for factor in block.weights.factors:
-        if set(_atoms(block.letters, factor.axes)) & set(roles.key):
-            continue
         target = _target(layout, roles.batch, roles.heads, roles.query, ())
         tensor = emitter.arrange((factor.value, factor.axes), target, broadcast=True)
         output = emitter.add("Mul", [output, tensor[0]], "weighted")
@@ -390,12 +372,8 @@ def _output(
     _, index, out_layout = best
     stage = outputs[index]
     source = _target(out_layout, roles.batch, roles.heads, roles.query, roles.value)
-    over_query = any(
-        not set(_atoms(block.letters, factor.axes)) & set(roles.key)
-        for factor in block.weights.factors
-    )
     same = emitter.letters.resolve_all(stage.axes) == emitter.letters.resolve_all(source)
-    if same and not over_query:
+    if same and not block.weights.factors:
         return out_layout, stage.value, 0
     produced = emitter.fresh("attention")
     before = len(emitter.nodes)

@@ -138,6 +138,10 @@ def _reshape(facts: Facts, node: Node) -> Array | None:
     return data.reshape([int(x) for x in _in(facts, node, 1).tolist()])
 
 
+def _transpose(facts: Facts, node: Node) -> Array | None:
+    return np.transpose(_in(facts, node, 0), node.attrs.get("perm"))
+
+
 def _same(facts: Facts, node: Node) -> Array | None:
     return _in(facts, node, 0)
 
@@ -252,6 +256,7 @@ _SMALL: dict[str, Callable[[Any, Any], Array | None]] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Reshape": _reshape,
+    "Transpose": _transpose,
     "Identity": _same,
     "Cast": _cast,
     "Add": _binary(lambda a, b: a + b),

@@ -256,6 +256,61 @@ def _reduce(facts: Facts, node: Node, _index: int) -> Shape:
     return tuple(size for axis, size in enumerate(shape) if axis not in gone)
 
 
+def _range(facts: Facts, node: Node, _index: int) -> Shape:
+    start, limit, step = (_sizes(facts, node, i)[0] for i in range(3))
+    if step != 1:
+        raise ValueError
+    return (limit - start,)
+
+
+def _pad(facts: Facts, node: Node, _index: int) -> Shape:
+    shape, pads = list(_shape(facts, node, 0)), _sizes(facts, node, 1, "pads")
+    if len(node.inputs) > 3 and node.inputs[3]:
+        axes = [int(axis) % len(shape) for axis in _sizes(facts, node, 3)]
+    else:
+        axes = list(range(len(shape)))
+    for position, axis in enumerate(axes):
+        shape[axis] = shape[axis] + pads[position] + pads[position + len(axes)]
+    return tuple(shape)
+
+
+def _conv(facts: Facts, node: Node, _index: int) -> Shape:
+    data, weight = _shape(facts, node, 0), _shape(facts, node, 1)
+    spatial = len(data) - 2
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        raise ValueError
+    pads = node.attrs.get("pads", [0] * 2 * spatial)
+    strides = node.attrs.get("strides", [1] * spatial)
+    dilations = node.attrs.get("dilations", [1] * spatial)
+    kernel = node.attrs.get("kernel_shape", weight[2:])
+    result: list[Size] = [data[0], weight[0]]
+    for axis in range(spatial):
+        reach = dilations[axis] * (kernel[axis] - 1) + 1
+        room = data[axis + 2] + pads[axis] + pads[axis + spatial] - reach
+        result.append(divide(room, strides[axis]) + 1)
+    return tuple(result)
+
+
+def _like_indices(facts: Facts, node: Node, _index: int) -> Shape:
+    return _shape(facts, node, 1)
+
+
+def _flatten(facts: Facts, node: Node, _index: int) -> Shape:
+    shape, axis = list(_shape(facts, node, 0)), node.attrs.get("axis", 1)
+    axis = axis % len(shape) if axis < 0 else axis
+    return product(shape[:axis]), product(shape[axis:])
+
+
+def _resize(facts: Facts, node: Node, _index: int) -> Shape:
+    shape = _shape(facts, node, 0)
+    if len(node.inputs) > 3 and node.inputs[3]:
+        return tuple(_sizes(facts, node, 3))
+    scales = _sizes(facts, node, 2)
+    if any(scale != int(scale) for scale in scales):
+        raise ValueError
+    return tuple(size * int(scale) for size, scale in zip(shape, scales, strict=True))
+
+
 _BINARY = (
     "Add Sub Mul Div Pow Max Min Mod Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor "
     "Where Sum PRelu"
@@ -288,4 +343,10 @@ _RULES: dict[str, Callable[[Any, Any, int], Shape | None]] = {
     "Gather": _gather,
     "Split": _split,
     "ConstantOfShape": _constant_of_shape,
+    "Range": _range,
+    "Pad": _pad,
+    "Conv": _conv,
+    "GatherElements": _like_indices,
+    "Flatten": _flatten,
+    "Resize": _resize,
 }

@@ -12,7 +12,7 @@ from omfuse.match.anchors import Anchor
 from omfuse.match.declined import Declined
 from omfuse.match.letters import Axes, Axis, Letters
 from omfuse.match.rules import ScoresStep, Step, WeightsStep, rules_for
-from omfuse.match.state import Attention, Operand, Product, Scores, Weights
+from omfuse.match.state import Attention, Operand, Product, Scores, Term, Weights
 
 MAX_STEPS = 64  # a score chain is never this long; bounds hostile graphs
 MAX_READINGS = 256
@@ -175,7 +175,7 @@ class Search:
         if factor != 1.0:
             raise Declined("value-factor", "the product with the value has a factor")
         self._check_dynamic(product.query, product.key, value)
-        check_second_select(weights, product.scores)
+        self._check_second_select(weights, product.scores)
         scores = product.scores
         nodes = (*self.anchor.nodes, *scores.nodes, product.node, *weights.nodes, node)
         block = Attention(
@@ -240,6 +240,30 @@ class Search:
             seen += 1
         return False
 
+    def _check_second_select(self, weights: Weights, scores: Scores) -> None:
+        """Require that weights zeroed after the softmax are the ones masked before it.
+
+        Raises:
+            Declined: ``weights-select``.
+        """
+        before = {self._condition(term) for term in scores.terms if term.selection}
+        for mask in weights.masks:
+            if self._condition(mask) not in before or len(before) > 1:
+                raise Declined(
+                    "weights-select", "the weights are zeroed by another mask than the scores"
+                )
+
+    def _condition(self, term: Term) -> tuple[str, bool]:
+        """Return the origin of a condition behind casts, and whether it is inverted."""
+        value, negate = term.value, term.negate
+        for _ in range(MAX_STEPS):
+            node = self.view.producer(value)
+            if node is None or node.op not in ("Cast", "Identity", "Not"):
+                break
+            negate ^= node.op == "Not"
+            value = node.inputs[0]
+        return value, negate
+
     def _exposed(self, block: Attention) -> tuple[str, ...]:
         """Return interior values that are graph outputs or read from outside the block."""
         inside = {id(node) for node in block.nodes}
@@ -253,20 +277,6 @@ class Search:
                 if self.view.is_output(value) or any(id(r) not in inside for r in readers):
                     found.append(value)
         return tuple(found)
-
-
-def check_second_select(weights: Weights, scores: Scores) -> None:
-    """Require that weights zeroed after the softmax are the ones masked before it.
-
-    Raises:
-        Declined: ``weights-select``.
-    """
-    before = {(term.value, term.negate) for term in scores.terms if term.selection}
-    for mask in weights.masks:
-        if (mask.value, mask.negate) not in before or len(before) > 1:
-            raise Declined(
-                "weights-select", "the weights are zeroed by another mask than the scores"
-            )
 
 
 def classify(

@@ -224,6 +224,11 @@ class WeightsStep(Step):
         """Continue at the node's first output, with the same letters unless given."""
         return replace(self.state, value=self.node.outputs[0], **changes)
 
+    def meets_key(self, axes: Axes) -> bool:
+        """Tell whether any of ``axes`` runs over the keys."""
+        key = set(self.state.letters.resolve(self.state.key))
+        return any(key & set(axis) for axis in self.state.letters.resolve_all(axes))
+
     def letters_of(self, index: int) -> Axes:
         """Return the letters of another input by broadcasting against the weights."""
         return broadcast_axes(self.shape(index), self.state.axes)
