@@ -12,13 +12,13 @@ import onnx
 from onnx import helper
 
 from omfuse import rules
-from omfuse.errors import ModelError
+from omfuse.errors import UsageError
 from omfuse.fuse import edit
 from omfuse.fuse.body import Signature, function_body, present_inputs
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION
 from omfuse.fuse.lower import Fusion, lower
 from omfuse.graph.facts import Facts, model_facts
-from omfuse.graph.model_io import load_model
+from omfuse.graph.model_io import copy_model, load_model, save_model
 from omfuse.graph.view import GraphView, graph_views
 from omfuse.match.anchors import Anchor, find_anchors
 from omfuse.match.choose import by_profit
@@ -240,11 +240,18 @@ def _finish(
             table.append(ours)
 
 
-def require_onnx(model: onnx.ModelProto) -> None:
-    """Refuse a protobuf that holds no graph.
+def save(result: RewriteResult, source: str | Path, output: str | Path) -> None:
+    """Write a rewritten model; where nothing was fused, the file is copied byte by byte.
 
     Raises:
-        ModelError: ``not-onnx``.
+        UsageError: ``same-file`` when the output is the input.
+        OutputError: the output cannot be written; nothing half-written is left.
     """
-    if not model.graph.node and not model.graph.output:
-        raise ModelError("not-onnx", "the file holds no ONNX graph")
+    if Path(output).exists() and Path(output).samefile(source):
+        raise UsageError(
+            "same-file", "the output would overwrite the input", str(output), "choose another -o"
+        )
+    if result.changed:
+        save_model(result.model, output, Path(source).parent)
+    else:
+        copy_model(source, output)

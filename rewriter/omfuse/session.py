@@ -67,9 +67,7 @@ def open_session(path: str | Path, device: str = "host", **options: Any) -> Sess
         UsageError: ``unknown-device`` or ``wrong-artefact``.
     """
     if device not in ("host", "sim", "ascend"):
-        raise UsageError(
-            "unknown-device", f"no device {device!r}", hint="use host, sim or ascend"
-        )
+        raise UsageError("unknown-device", f"no device {device!r}", hint="use host, sim or ascend")
     suffix = Path(path).suffix.lower()
     if (suffix == ".om") == (device == "host"):
         raise UsageError(

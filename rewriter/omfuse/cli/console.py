@@ -46,13 +46,14 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Print a plain table on stdout; rich draws it on a terminal."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*[str(cell) for cell in row])
+        table.add_row(*[escape(str(cell)) for cell in row])
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     out.print(table)
 

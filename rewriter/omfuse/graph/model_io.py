@@ -15,8 +15,6 @@ from onnx import TensorProto
 
 from omfuse.errors import ModelError, OutputError
 
-PROTOBUF_LIMIT = 2**31 - 1
-
 
 def load_model(path: str | Path) -> onnx.ModelProto:
     """Load a model; external tensors stay references.
@@ -180,6 +178,16 @@ def check_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
             )
 
 
+def copy_model(source: str | Path, path: str | Path) -> None:
+    """Copy a model file byte by byte, with its external data, atomically.
+
+    Raises:
+        OutputError: as :func:`save_model`.
+    """
+    model = onnx.load(source, load_external_data=False)
+    _write(path, Path(source).parent, model, Path(source).read_bytes())
+
+
 def save_model(model: onnx.ModelProto, path: str | Path, source_folder: Path | None = None) -> None:
     """Write a model beside its external data, atomically.
 
@@ -189,11 +197,25 @@ def save_model(model: onnx.ModelProto, path: str | Path, source_folder: Path | N
     Raises:
         OutputError: ``output-not-writable``, ``disk-full`` or ``external-data-clash``.
     """
+    try:
+        data = model.SerializeToString(deterministic=True)
+    except Exception as error:
+        raise OutputError(
+            "model-too-large",
+            "the model exceeds the 2 GB of a protobuf",
+            str(path),
+            "store the weights as external data",
+        ) from error
+    _write(path, source_folder, model, data)
+
+
+def _write(
+    path: str | Path, source_folder: Path | None, model: onnx.ModelProto, data: bytes
+) -> None:
     target = Path(path)
     folder = target.parent
     created: list[Path] = []
     try:
-        data = model.SerializeToString(deterministic=True)
         if source_folder is not None and source_folder.resolve() != folder.resolve():
             _bring_external(model, source_folder, folder, created)
         with _replacing(target) as temporary:
@@ -206,13 +228,6 @@ def save_model(model: onnx.ModelProto, path: str | Path, source_folder: Path | N
             code = "disk-full" if error.errno in (28, 122) else "output-not-writable"
             raise OutputError(
                 code, error.strerror or str(error), str(target), "choose another output path"
-            ) from error
-        if isinstance(error, ValueError):
-            raise OutputError(
-                "model-too-large",
-                "the model exceeds the 2 GB of a protobuf",
-                str(target),
-                "store the weights as external data",
             ) from error
         raise
 
