@@ -36,7 +36,8 @@ def feeds_of(folder: str, case: Case) -> list[tuple[str, dict[str, Any]]]:
     """Inputs for the default dims and, where the original accepts them, for the other dims."""
     location = Path(folder) / "inputs.py"
     spec = importlib.util.spec_from_file_location("corpus_inputs", location)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     dtype = case.get("float_in") or "float32"
@@ -92,7 +93,7 @@ def measure(worker: Worker, folder: Path, case: Case, rewriter: str = "omfuse") 
     line |= {"min": case["expected_min"], "max": case["expected_max"]}
     line |= {"fused": 0, "equal": None, "error": None, "records": [], "seconds": 0.0}
     with tempfile.TemporaryDirectory(prefix="omfuse-coverage-") as scratch:
-        target = os.path.join(scratch, "rewritten.onnx")
+        target = str(Path(scratch) / "rewritten.onnx")
         status, answer = worker.call("rewrite", rewriter, case["path"], target, timeout=120)
         if status != "ok":
             return {**line, "error": f"rewrite: {status}: {answer}"}

@@ -12,6 +12,7 @@ import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 
@@ -31,7 +32,8 @@ def _serve(function: Callable[..., Any], connection: Connection, quiet: bool) ->
             return
         except BaseException as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({os.path.basename(frame.filename)}:{frame.lineno})"
+            place = f"{Path(frame.filename).name}:{frame.lineno}"
+            text = f"{type(error).__name__}: {error} ({place})"
             connection.send(("error", text))
 
 

@@ -86,8 +86,7 @@ def where(step: ScoresStep) -> Iterator[Any]:
 def clamp(step: ScoresStep) -> Iterator[Any]:
     """Read a lower clamp at the smallest number of the dtype as nothing, as OPT writes it."""
     if step.node.op == "Clip" and "min" in step.node.attrs:
-        bound = float(step.attr("min"))
-        high = float(step.attr("max", np.inf))
+        bound, high = step.attr("min"), step.attr("max", np.inf)
     else:
         bound = step.scalar(1) if step.has(1) else None
         high = step.scalar(2) if step.has(2) else np.inf

@@ -70,10 +70,8 @@ def transpose(step: ScoresStep) -> Iterator[Any]:
     """Carry the letters through a transpose between contraction and softmax."""
     rank = len(step.state.axes)
     perm = step.attr("perm", list(range(rank))[::-1])
-    axes = [()] * rank
-    for target, source in enumerate(perm):
-        axes[source] = step.state.axes[target]  # type: ignore[call-overload]
-    yield step.up(0, axes=tuple(axes))
+    place = {source: target for target, source in enumerate(perm)}
+    yield step.up(0, axes=tuple(step.state.axes[place[axis]] for axis in range(rank)))
 
 
 @lift("Dropout")
@@ -165,7 +163,8 @@ def nan_guard(step: WeightsStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d] | mask[b,1,q,k], empty row zero).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,k,d] | mask[b,1,q,k], empty row zero).V[b,h,k,e]
+        -> out[b,h,q,e]
     """
     test = step.facts.view.producer(step.node.inputs[0])
     if step.index == 2 and step.scalar(1) == 0.0 and test is not None and test.op == "IsNaN":

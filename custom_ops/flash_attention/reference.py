@@ -113,7 +113,9 @@ def flash_attention(
         probabilities = weights / total
         lse = (top + np.log(total))[..., 0]
     if sink is None:
-        empty = ~keep.any(axis=-1, keepdims=True)
+        empty: Array = ~np.asarray(keep.any(axis=-1, keepdims=True))
+        if attrs.masked_rows == "zero":  # a guard also catches rows that a bias of -inf empties
+            empty = np.asarray(np.isneginf(scores).all(axis=-1, keepdims=True))
         fill = {"nan": np.nan, "zero": 0.0, "uniform": 1.0 / max(k.shape[2], 1)}[attrs.masked_rows]
         probabilities = np.where(empty, np.asarray(fill, dtype), probabilities)
         lse = np.where(empty[..., 0], -np.inf, lse)

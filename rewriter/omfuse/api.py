@@ -99,7 +99,7 @@ def rewrite(
         result.CopyFrom(model)
     else:
         result = load_model(model)
-    views = list(graph_views(result))
+    views = list(graph_views(result, (DOMAIN,)))
     before = sum(len(view.nodes) for view in views)
     facts = model_facts(result, views)
     records: list[Record] = []
@@ -125,7 +125,7 @@ def rewrite(
         edit.apply(view, fusions)
     if signatures:
         _finish(result, signatures, work)
-    after = sum(len(view.nodes) for view in graph_views(result)) if work else before
+    after = sum(len(view.nodes) for view in graph_views(result, (DOMAIN,))) if work else before
     return RewriteResult(result, records, before, after, time.perf_counter() - started, bool(work))
 
 

@@ -7,7 +7,7 @@ Standard library only and Python 3.8 syntax: ``omfuse.acl`` uses it on old board
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 
 class OmfuseError(Exception):
@@ -23,7 +23,7 @@ class OmfuseError(Exception):
     exit_code = 2
 
     def __init__(
-        self, code: str, message: str, where: Optional[str] = None, hint: Optional[str] = None
+        self, code: str, message: str, where: str | None = None, hint: str | None = None
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -31,7 +31,7 @@ class OmfuseError(Exception):
         self.where = where
         self.hint = hint
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the JSON form used by ``--json``."""
         return {
             "code": self.code,

@@ -10,7 +10,8 @@ import onnx
 from onnx import helper
 
 from omfuse.api import rewrite
-from omfuse.fuse.contract import is_flash_attention, read_attrs
+from omfuse.atc.inspect_om import describe_om
+from omfuse.fuse.contract import DOMAIN, is_flash_attention, read_attrs
 from omfuse.graph.facts import model_facts
 from omfuse.graph.model_io import external_tensors, load_model, location_of
 from omfuse.graph.view import graph_views
@@ -42,18 +43,16 @@ def inspect(path: str | Path) -> dict[str, Any]:
     """
     source = Path(path)
     if source.suffix.lower() == ".om":
-        from omfuse.atc.om import describe
-
-        return {"schema": "omfuse.inspect/1", "kind": "om", **describe(source)}
+        return {"schema": "omfuse.inspect/1", "kind": "om", **describe_om(source)}
     original = load_model(source)
     ready = {
         node.name
-        for view in graph_views(original)
+        for view in graph_views(original, (DOMAIN,))
         for node in view.nodes
         if is_flash_attention(node.proto)
     }
     result = rewrite(original)
-    shaped = list(graph_views(result.model))
+    shaped = list(graph_views(result.model, (DOMAIN,)))
     facts = model_facts(result.model, shaped)
     blocks = []
     for view in shaped:

@@ -11,7 +11,7 @@ from omfuse.cli import console
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="An .onnx file.")],
+    model: Annotated[Path, typer.Argument(help="An .onnx or .om file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Show inputs, outputs, opsets, size and the attention blocks of MODEL.
@@ -24,6 +24,13 @@ def command(
         found = inspect(model)
     if as_json:
         console.print_json(found)
+        return 0
+    if found["kind"] == "om":
+        for key in ("name", "bytes", "models", "unknown_shape", "platform"):
+            console.print_result(f"{key:<14} {found[key]}")
+        console.print_table(
+            ("partition", "bytes"), [(part["type"], part["size"]) for part in found["partitions"]]
+        )
         return 0
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     console.print_result(

@@ -19,7 +19,8 @@ Positions: with ``off = valid_keys - Sq`` for ``causal == "bottom_right"`` and 0
 * ``window_right >= 0`` keeps ``k <= q + off + window_right``
 
 ``masked_rows`` says what a row without any kept key gives: ``"nan"`` (what softmax of -inf gives),
-``"zero"`` (guarded softmax), ``"uniform"`` (the mean of all Skv values: what a large finite fill
+``"zero"`` (guarded softmax; also where a
+bias of -inf empties the row), ``"uniform"`` (the mean of all Skv values: what a large finite fill
 gives in fp32).  With a sink, such a row is always zero.
 
 Layouts: BNSD ``[B, N, S, D]``, BSND ``[B, S, N, D]``, BSH ``[B, S, N*D]``.  Query, key and value

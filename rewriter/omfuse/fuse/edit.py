@@ -45,12 +45,14 @@ def apply(view: GraphView, fusions: Sequence[Fusion]) -> None:
     result = _sweep(result, dropped, view)
     proto = view.proto
     assert proto is not None
+    kept = {id(node) for node in result}
     copies = [_copy(node) for node in result]
     del proto.node[:]
     proto.node.extend(copies)
     if isinstance(proto, onnx.GraphProto):
         proto.initializer.extend(initializers)
-        _drop_unused_initializers(proto, dropped, made)
+        freed = {name for node in view.nodes if id(node.proto) not in kept for name in node.inputs}
+        _drop_unused_initializers(proto, freed)
 
 
 def _copy(node: NodeProto) -> NodeProto:
@@ -85,29 +87,27 @@ def _sweep(nodes: list[NodeProto], dropped: list[NodeProto], view: GraphView) ->
     gone: set[int] = set()
     while waiting:
         name = waiting.pop()
-        node = makers.get(name)
-        if node is None or id(node) in gone:
+        maker = makers.get(name)
+        if maker is None or id(maker) in gone:
             continue
-        if any(uses.get(out, 0) or view.is_output(out) for out in node.output if out):
+        if any(uses.get(out, 0) or view.is_output(out) for out in maker.output if out):
             continue
-        gone.add(id(node))
-        for read in _reads(node):
+        gone.add(id(maker))
+        for read in _reads(maker):
             uses[read] -= 1
             waiting.append(read)
     return [node for node in nodes if id(node) not in gone]
 
 
-def _drop_unused_initializers(
-    graph: onnx.GraphProto, dropped: list[NodeProto], made: set[str]
-) -> None:
-    """Remove the initializers that the removed nodes read and nobody reads any more."""
+def _drop_unused_initializers(graph: onnx.GraphProto, freed: set[str]) -> None:
+    """Remove the initializers that only removed nodes read."""
     used = {value.name for value in graph.output} | {value.name for value in graph.input}
     for node in graph.node:
         used |= _reads(node)
     for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in used:
-            if graph.initializer[index].name in made or dropped:
-                del graph.initializer[index]
+        name = graph.initializer[index].name
+        if name not in used and name in freed:
+            del graph.initializer[index]
     alive = {name for node in graph.node for name in node.output}
     alive |= used | {tensor.name for tensor in graph.initializer}
     for index in reversed(range(len(graph.value_info))):

@@ -26,8 +26,7 @@ _INT_TYPES = {
 
 def objects(array: Any) -> Array:
     """Return an object array, so that numbers and symbolic sizes can mix."""
-    source = np.asarray(array, dtype=object)
-    return source
+    return np.asarray(array, dtype=object)
 
 
 def small(facts: Facts, node: Node) -> Array | None:
@@ -115,7 +114,8 @@ def _slice(facts: Facts, node: Node) -> Array | None:
     index: list[Any] = [slice(None)] * data.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         index[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
-    return data[tuple(index)]
+    part: Array = np.asarray(data[tuple(index)], dtype=object)
+    return part
 
 
 def _concat(facts: Facts, node: Node) -> Array | None:
@@ -200,7 +200,7 @@ def _equal(a: Any, b: Any) -> Any:
     if isinstance(a, Dim) or isinstance(b, Dim):
         if a == b:
             return True
-        if isinstance(a, int) and a < 0 or isinstance(b, int) and b < 0:
+        if (isinstance(a, int) and a < 0) or (isinstance(b, int) and b < 0):
             return False  # a size is never negative
         raise TypeError
     return bool(a == b)
@@ -264,8 +264,8 @@ _SMALL: dict[str, Callable[[Any, Any], Array | None]] = {
     "Mul": _binary(lambda a, b: a * b),
     "Div": _binary(_div),
     "Pow": _binary(_pow),
-    "Max": _binary(_compare(lambda a, b: max(a, b))),  # type: ignore[arg-type,return-value]
-    "Min": _binary(_compare(lambda a, b: min(a, b))),  # type: ignore[arg-type,return-value]
+    "Max": _binary(_compare(lambda a, b: max(a, b))),
+    "Min": _binary(_compare(lambda a, b: min(a, b))),
     "Mod": _binary(_compare(lambda a, b: a % b)),
     "Equal": _binary(_equal),
     "Less": _binary(_compare(lambda a, b: a < b)),
@@ -320,10 +320,10 @@ def fold(facts: Facts, value: str) -> Array | None:
     for name in node.inputs:
         if not name:
             return None
-        array = facts.const(name)
-        if array is None:
+        known = facts.const(name)
+        if known is None:
             return None
-        inputs.append(array)
+        inputs.append(known)
     try:
         with np.errstate(all="ignore"):
             result = rule(facts, node, inputs)
@@ -344,7 +344,8 @@ def _fold_slice(_facts: Facts, node: Node, xs: list[Array]) -> Array:
     index: list[Any] = [slice(None)] * xs[0].ndim
     for axis, start, end, step in zip(axes, starts, ends or [], steps, strict=True):
         index[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
-    return xs[0][tuple(index)]
+    part: Array = xs[0][tuple(index)]
+    return part
 
 
 def _axes(node: Node, xs: list[Array]) -> tuple[int, ...]:
@@ -375,7 +376,7 @@ _FOLD: dict[str, Callable[[Any, Any, list[Array]], Array]] = {
     "Unsqueeze": lambda f, n, x: np.expand_dims(x[0], _axes(n, x)),
     "Squeeze": lambda f, n, x: (
         np.squeeze(x[0], _axes(n, x)) if len(x) > 1 or n.attrs else x[0].squeeze()
-    ),  # noqa: E501
+    ),
     "Transpose": lambda f, n, x: np.transpose(x[0], n.attrs.get("perm")),
     "Gather": lambda f, n, x: np.take(x[0], x[1].astype(np.int64), axis=n.attrs.get("axis", 0)),
     "Concat": lambda f, n, x: np.concatenate(x, axis=n.attrs["axis"]),

@@ -169,8 +169,8 @@ def _slice(facts: Facts, node: Node, _index: int) -> Shape:
     try:
         starts, ends = _sizes(facts, node, 1, "starts"), _sizes(facts, node, 2, "ends")
     except KeyError:
-        axes = _slice_axes(facts, node, len(shape))
-        return tuple(_fresh(node, i) if i in axes else size for i, size in enumerate(shape))
+        cut = _slice_axes(facts, node, len(shape))
+        return tuple(_fresh(node, i) if i in cut else size for i, size in enumerate(shape))
     has_axes = "axes" in node.attrs or (len(node.inputs) > 3 and node.inputs[3])
     axes = _sizes(facts, node, 3, "axes") if has_axes else list(range(len(starts)))
     steps = _sizes(facts, node, 4) if len(node.inputs) > 4 and node.inputs[4] else [1] * len(axes)
@@ -194,7 +194,7 @@ def _slice_length(size: Size, start: Any, end: Any, step: Any, unknown: Dim) -> 
         return unknown
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
         return len(range(*slice(start, end).indices(size)))
-    if isinstance(end, int) and end >= _FAR or end == size:
+    if (isinstance(end, int) and end >= _FAR) or end == size:
         end = size
     elif isinstance(end, int) and end < 0:
         end = size + end
@@ -203,7 +203,8 @@ def _slice_length(size: Size, start: Any, end: Any, step: Any, unknown: Dim) -> 
     if isinstance(start, int) and start < 0:
         start = size + start
     if end == size or isinstance(end, Dim):
-        return end - start  # exporters slice with sizes that fit
+        length: Size = end - start  # exporters slice with sizes that fit
+        return length
     return unknown
 
 
@@ -311,22 +312,22 @@ def _resize(facts: Facts, node: Node, _index: int) -> Shape:
     return tuple(size * int(scale) for size, scale in zip(shape, scales, strict=True))
 
 
-_BINARY = (
-    "Add Sub Mul Div Pow Max Min Mod Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor "
-    "Where Sum PRelu"
-).split()
-_UNARY = (
-    "Identity Cast CastLike Neg Sqrt Exp Log Tanh Sigmoid Relu Erf Softmax LogSoftmax Dropout Clip "
-    "Not IsNaN Abs Reciprocal Floor Ceil Round Sin Cos Gelu LeakyRelu HardSwish HardSigmoid Elu "
-    "Softplus CumSum Trilu ScatterND ScatterElements LayerNormalization RMSNormalization "
-    "InstanceNormalization GroupNormalization BatchNormalization QuantizeLinear DequantizeLinear "
-    "com.microsoft::Gelu com.microsoft::QuickGelu com.microsoft::FastGelu Hardmax"
-).split()
+_BINARY = """
+    Add Sub Mul Div Pow Max Min Mod Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Where
+    Sum PRelu
+"""
+_UNARY = """
+    Identity Cast CastLike Neg Sqrt Exp Log Tanh Sigmoid Relu Erf Softmax LogSoftmax Dropout Clip
+    Not IsNaN Abs Reciprocal Floor Ceil Round Sin Cos Gelu LeakyRelu HardSwish HardSigmoid Elu
+    Softplus CumSum Trilu ScatterND ScatterElements LayerNormalization RMSNormalization
+    InstanceNormalization GroupNormalization BatchNormalization QuantizeLinear DequantizeLinear
+    Hardmax com.microsoft::Gelu com.microsoft::QuickGelu com.microsoft::FastGelu
+"""
 _REDUCE = "ReduceSum ReduceMax ReduceMin ReduceMean ReduceProd ReduceL2 ReduceL1 ReduceLogSumExp"
 
 _RULES: dict[str, Callable[[Any, Any, int], Shape | None]] = {
-    **dict.fromkeys(_BINARY, _elementwise),
-    **dict.fromkeys(_UNARY, _same),
+    **dict.fromkeys(_BINARY.split(), _elementwise),
+    **dict.fromkeys(_UNARY.split(), _same),
     **dict.fromkeys(_REDUCE.split(), _reduce),
     "Reshape": _reshape,
     "Transpose": _transpose,

@@ -127,10 +127,15 @@ def _outer_names(body: GraphProto) -> set[str]:
     return used - local
 
 
-def graph_views(model: onnx.ModelProto) -> Iterator[GraphView]:
-    """Yield a view of the main graph, of every nested body, and of every local function."""
+def graph_views(model: onnx.ModelProto, skip_domains: Sequence[str] = ()) -> Iterator[GraphView]:
+    """Yield a view of the main graph, of every nested body, and of every local function.
+
+    Outer graphs come before inner ones; functions of ``skip_domains`` are left out.
+    """
     yield from _with_bodies(model.graph, None, "")
     for function in model.functions:
+        if function.domain in skip_domains:
+            continue
         view = GraphView(
             function.node,
             list(function.input),

@@ -20,14 +20,14 @@ def _cost(block: Attention, view: GraphView) -> tuple[int, int, int]:
         positional += node.op in _POSITIONAL
     constants = 0
     for operand in (block.product.query, block.product.key):
-        node = view.producer(operand.value)
+        maker = view.producer(operand.value)
         hops = 0
-        while node is not None and node.op in ("Transpose", "Reshape", "Unsqueeze", "Mul", "Div"):
-            node = view.producer(node.inputs[0])
+        while maker is not None and maker.op in ("Transpose", "Reshape", "Unsqueeze", "Mul", "Div"):
+            maker = view.producer(maker.inputs[0])
             hops += 1
             if hops > 8:
                 break
-        constants += node is None or node.op == "Constant"
-        positional += node is not None and node.op in _POSITIONAL
+        constants += maker is None or maker.op == "Constant"
+        positional += maker is not None and maker.op in _POSITIONAL
     batch = len([axis for axis in block.product.key.axes if axis])
     return positional + constants, -batch, len(block.product.scores.nodes)
