@@ -59,7 +59,8 @@ def rewrite_omfuse(source: str, target: str) -> Result:
     onnx.save(result.model, target)
     fields = ("node", "status", "code", "reason", "exactness")
     records = [{key: str(getattr(r, key, None)) for key in fields} for r in result.records]
-    return {"fused": result.fused, "records": records, "seconds": seconds}
+    lowered = sum(record.status == "fused" for record in result.lowered)
+    return {"fused": result.fused, "lowered": lowered, "records": records, "seconds": seconds}
 
 
 REWRITERS: dict[str, Callable[[str, str], Result]] = {"omfuse": rewrite_omfuse}

@@ -25,6 +25,7 @@ def describe(
     expected = case.expected if case.expected is not None else len(trace.blocks)
     if case.expected is None:
         expected = min(expected, anchors)  # blocks whose result nobody reads leave with the export
+    expected = max(0, expected - kinds.count("Attention"))  # those are fused already
     entry: dict[str, Any] = {
         "id": variant_name(case, variant),
         "file": path.name,

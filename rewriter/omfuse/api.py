@@ -17,9 +17,10 @@ from omfuse.fuse import edit
 from omfuse.fuse.body import Signature, function_body, present_inputs
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION
 from omfuse.fuse.lower import Fusion, lower
+from omfuse.fuse.native import OPERATOR, lower_native
 from omfuse.graph.facts import Facts, model_facts
 from omfuse.graph.model_io import copy_model, load_model, save_model
-from omfuse.graph.view import GraphView, graph_views
+from omfuse.graph.view import GraphView, Node, graph_views
 from omfuse.match.anchors import Anchor, find_anchors
 from omfuse.match.choose import by_profit
 from omfuse.match.declined import Declined
@@ -36,6 +37,7 @@ class RewriteResult:
 
     model: onnx.ModelProto
     records: list[Record]
+    lowered: list[Record]  # standard Attention nodes that were there already
     nodes_before: int
     nodes_after: int
     seconds: float
@@ -66,6 +68,7 @@ class RewriteResult:
             "declined": self.declined,
             "not_attention": self.not_attention,
             "softmaxes": [record.as_dict() for record in self.records],
+            "attention_nodes": [record.as_dict() for record in self.lowered],
             "nodes_before": self.nodes_before,
             "nodes_after": self.nodes_after,
             "seconds": round(self.seconds, 3),
@@ -103,12 +106,14 @@ def rewrite(
     before = sum(len(view.nodes) for view in views)
     facts = model_facts(result, views)
     records: list[Record] = []
+    lowered: list[Record] = []
     work: list[tuple[GraphView, list[Fusion]]] = []
     signatures: dict[str, Signature] = {}
     taken = {node.name for view in views for node in view.nodes}
     taken |= {name for view in views for name in view.producers}
     for view in views:
         fusions = _fuse_graph(view, facts[id(view)], only, taken, records, progress)
+        fusions += _lower_graph(view, facts[id(view)], only, taken, lowered)
         for fusion in fusions:
             signature = Signature(
                 fusion.attrs,
@@ -126,7 +131,8 @@ def rewrite(
     if signatures:
         _finish(result, signatures, work)
     after = sum(len(view.nodes) for view in graph_views(result, (DOMAIN,))) if work else before
-    return RewriteResult(result, records, before, after, time.perf_counter() - started, bool(work))
+    seconds = time.perf_counter() - started
+    return RewriteResult(result, records, lowered, before, after, seconds, bool(work))
 
 
 def _fuse_graph(
@@ -164,6 +170,44 @@ def _fuse_graph(
     return fusions
 
 
+def _lower_graph(
+    view: GraphView, facts: Facts, only: Sequence[str], taken: set[str], records: list[Record]
+) -> list[Fusion]:
+    """Lower the standard Attention nodes of a graph to ours."""
+    fusions: list[Fusion] = []
+    for node in view.nodes:
+        if node.op == OPERATOR and (not only or node.name in only):
+            fusion, record = _lower_standard(node, view, facts, taken)
+            records.append(record)
+            if fusion is not None:
+                fusions.append(fusion)
+    return fusions
+
+
+def _lower_standard(
+    node: Node, view: GraphView, facts: Facts, taken: set[str]
+) -> tuple[Fusion | None, Record]:
+    name = _free_name(f"{node.name or 'attention'}/FlashAttention", taken)
+    try:
+        fusion = lower_native(node, view, facts, name)
+    except Declined as declined:
+        return None, _record(node.name, view, declined)
+    taken.add(name)
+    return fusion, _fused_record(node.name, view, fusion, fusion.normal_form)
+
+
+def _fused_record(node: str, view: GraphView, fusion: Fusion, form: str) -> Record:
+    return Record(
+        node,
+        FUSED,
+        normal_form=form,
+        exactness=fusion.exactness,
+        output=fusion.output,
+        node_name=fusion.node.name,
+        graph=view.name,
+    )
+
+
 def _fuse_anchor(
     anchor: Anchor, view: GraphView, facts: Facts, taken: set[str]
 ) -> tuple[Fusion | None, Record]:
@@ -181,15 +225,7 @@ def _fuse_anchor(
             continue
         taken.add(name)
         form = describe(block, fusion.attrs.masked_rows)
-        return fusion, Record(
-            anchor.node.name,
-            FUSED,
-            normal_form=form,
-            exactness=fusion.exactness,
-            output=fusion.output,
-            node_name=name,
-            graph=view.name,
-        )
+        return fusion, _fused_record(anchor.node.name, view, fusion, form)
     assert problem is not None
     return None, _refused(anchor, view, problem)
 

@@ -35,7 +35,9 @@ def command(
 
     with console.progress(f"reading {model.name}"):
         result = omfuse.rewrite(model, patterns=patterns or ())
-    records = [r for r in result.records if node is None or r.node.endswith(node)]
+    records = [
+        r for r in (*result.records, *result.lowered) if node is None or r.node.endswith(node)
+    ]
     if node is not None and not records:
         known = ", ".join(r.node for r in result.records[:5]) or "none"
         raise UsageError(

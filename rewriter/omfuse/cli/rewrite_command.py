@@ -93,9 +93,11 @@ def _needed(require: str | None) -> int | None:
 def _meets(result: RewriteResult, needed: int | None) -> bool:
     if needed is None:
         return True
+    ready = result.fused + sum(record.status == "fused" for record in result.lowered)
     if needed < 0:
-        return result.fused > 0 and result.declined == 0
-    return result.fused >= needed
+        left = sum(record.status != "fused" for record in result.lowered)
+        return ready > 0 and result.declined + left == 0
+    return ready >= needed
 
 
 def _verify(model: Path, result: RewriteResult) -> DiffReport:
@@ -112,14 +114,17 @@ def _show(
     verify: bool,
 ) -> None:
     attention = result.fused + result.declined
-    if not attention:
+    if result.lowered:
+        done = sum(record.status == "fused" for record in result.lowered)
+        console.print_result(f"lowered {done} of {len(result.lowered)} standard Attention nodes")
+    elif not attention:
         console.print_result(f"no attention found in {model.name}")
-    else:
+    if attention:
         console.print_result(
             f"fused {result.fused} of {attention} attention blocks"
             f"   nodes {result.nodes_before} -> {result.nodes_after}   {result.seconds:.2f} s"
         )
-    for record in result.records:
+    for record in (*result.records, *result.lowered):
         if record.status == "declined":
             console.print_result(f"  left {record.node}: {record.reason} [{record.code}]")
             if record.hint:

@@ -296,6 +296,14 @@ def _like_indices(facts: Facts, node: Node, _index: int) -> Shape:
     return _shape(facts, node, 1)
 
 
+def _gather_nd(facts: Facts, node: Node, _index: int) -> Shape:
+    data, indices = _shape(facts, node, 0), _shape(facts, node, 1)
+    depth, batch = indices[-1], node.attrs.get("batch_dims", 0)
+    if not isinstance(depth, int):
+        raise ValueError
+    return (*indices[:-1], *data[batch + depth :])
+
+
 def _flatten(facts: Facts, node: Node, _index: int) -> Shape:
     shape, axis = list(_shape(facts, node, 0)), node.attrs.get("axis", 1)
     axis = axis % len(shape) if axis < 0 else axis
@@ -321,7 +329,7 @@ _UNARY = """
     Not IsNaN Abs Reciprocal Floor Ceil Round Sin Cos Gelu LeakyRelu HardSwish HardSigmoid Elu
     Softplus CumSum Trilu ScatterND ScatterElements LayerNormalization RMSNormalization
     InstanceNormalization GroupNormalization BatchNormalization QuantizeLinear DequantizeLinear
-    Hardmax com.microsoft::Gelu com.microsoft::QuickGelu com.microsoft::FastGelu
+    Hardmax RotaryEmbedding com.microsoft::Gelu com.microsoft::QuickGelu com.microsoft::FastGelu
 """
 _REDUCE = "ReduceSum ReduceMax ReduceMin ReduceMean ReduceProd ReduceL2 ReduceL1 ReduceLogSumExp"
 
@@ -348,6 +356,7 @@ _RULES: dict[str, Callable[[Any, Any, int], Shape | None]] = {
     "Pad": _pad,
     "Conv": _conv,
     "GatherElements": _like_indices,
+    "GatherND": _gather_nd,
     "Flatten": _flatten,
     "Resize": _resize,
 }
