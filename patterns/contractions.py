@@ -41,7 +41,7 @@ def matmul(step: Step) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     yield from _product(step, False, False, 1.0)
 
@@ -63,12 +63,10 @@ def gemm(step: Step) -> Iterator[Any]:
 
     Before::
 
-        q2 = Squeeze<axes=[0, 1]>(q)
-        k2 = Squeeze<axes=[0, 1]>(k)
-        v2 = Squeeze<axes=[0, 1]>(v)
-        s = Gemm<transB=1, alpha=0.5>(q2, k2)
+        float[5,4] q, float[7,4] k, float[7,6] v
+        s = Gemm<transB=1, alpha=0.5>(q, k)
         p = Softmax<axis=-1>(s)
-        y = MatMul(p, v2)
+        y = MatMul(p, v)
 
     After::
 

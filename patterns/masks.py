@@ -24,7 +24,7 @@ def add(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d] + bias[b,1,q,k]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k] + bias[b,1,q,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     for scores, other in step.pairs():
         yield step.added(scores, other)
@@ -52,7 +52,7 @@ def subtract(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d] - bias[b,1,q,k]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k] - bias[b,1,q,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     yield step.added(0, 1, sign=-1.0)
     negated = step.added(1, 0)
@@ -74,7 +74,7 @@ def where(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d] | mask[b,1,q,k]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k] | mask[b,1,q,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     for scores, other in ((1, 2), (2, 1)):
         fill = step.scalar(other)

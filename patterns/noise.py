@@ -33,7 +33,7 @@ def cast(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     step.ignore("saturate", "round_mode")
     if step.attr("to") not in FLOATS or step.facts.dtype(step.node.inputs[0]) not in (0, *FLOATS):
@@ -58,7 +58,7 @@ def reshape(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     step.ignore("allowzero", "axes", "axis")
     letters, axes = step.state.letters.align(step.state.axes, step.shape(0))
@@ -119,7 +119,7 @@ def weights_dropout(step: WeightsStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     step.ignore("seed", "ratio")
     if step.has(2) and step.scalar(2) != 0.0:
@@ -163,7 +163,7 @@ def nan_guard(step: WeightsStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d] | mask[b,1,q,k], empty row zero).V[b,h,k,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k] | mask[b,1,q,k], empty row zero).V[b,h,k,e]
         -> out[b,h,q,e]
     """
     test = step.facts.view.producer(step.node.inputs[0])
@@ -193,7 +193,7 @@ def weights_factor(step: WeightsStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k]).V[b,h,k,e] * t[1,h,1,1] -> out[b,h,q,e]
     """
     other = 1 - step.index
     factor = Factor(step.node.inputs[other], step.letters_of(other))

@@ -24,7 +24,7 @@ def multiply(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(0.25*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(0.25*Q[b,h,q,d].K[b,h,d,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     for scores, other in step.pairs():
         factor = step.scalar(other)
@@ -50,7 +50,7 @@ def divide(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(0.125*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(0.125*Q[b,h,q,d].K[b,h,d,k]).V[b,h,k,e] -> out[b,h,q,e]
     """
     divisor = step.scalar(1)
     if divisor == 0.0:
@@ -84,7 +84,7 @@ def softcap(step: ScoresStep) -> Iterator[Any]:
 
     After::
 
-        softmax_k(cap5(1*Q[b,h,q,d].K[b,h,k,d])).V[b,h,k,e] -> out[b,h,q,e]
+        softmax_k(cap5(1*Q[b,h,q,d].K[b,h,d,k])).V[b,h,k,e] -> out[b,h,q,e]
     """
     cap = step.state.multiplier
     if step.state.softcap or step.state.factors or cap <= 0:

@@ -14,10 +14,11 @@ from onnx import helper
 from omfuse import rules
 from omfuse.errors import UsageError
 from omfuse.fuse import edit
-from omfuse.fuse.body import Signature, function_body, present_inputs
+from omfuse.fuse.body import Signature, function_body
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION
 from omfuse.fuse.lower import Fusion, lower
 from omfuse.fuse.native import OPERATOR, lower_native
+from omfuse.fuse.overloads import Work, assign_overloads
 from omfuse.graph.facts import Facts, model_facts
 from omfuse.graph.model_io import copy_model, load_model, save_model
 from omfuse.graph.view import GraphView, Node, graph_views
@@ -107,32 +108,40 @@ def rewrite(
     facts = model_facts(result, views)
     records: list[Record] = []
     lowered: list[Record] = []
-    work: list[tuple[GraphView, list[Fusion]]] = []
-    signatures: dict[str, Signature] = {}
+    work: Work = []
     taken = {node.name for view in views for node in view.nodes}
     taken |= {name for view in views for name in view.producers}
     for view in views:
         fusions = _fuse_graph(view, facts[id(view)], only, taken, records, progress)
         fusions += _lower_graph(view, facts[id(view)], only, taken, lowered)
-        for fusion in fusions:
-            signature = Signature(
-                fusion.attrs,
-                fusion.dtype,
-                fusion.bias_dtype,
-                present_inputs(fusion.node.input),
-                facts[id(view)].opset,
-            )
-            fusion.node.overload = signature.overload
-            signatures[signature.overload] = signature
         if fusions:
-            work.append((view, fusions))
-    for view, fusions in reversed(work):  # inner graphs first: an edit copies the nodes it keeps
+            work.append((view, facts[id(view)].opset, fusions))
+    signatures, rejected = assign_overloads(work)
+    _take_back(rejected, records)
+    _take_back(rejected, lowered)
+    work = [entry for entry in work if entry[2]]
+    for view, _, fusions in reversed(work):  # inner graphs first: an edit copies what it keeps
         edit.apply(view, fusions)
     if signatures:
         _finish(result, signatures, work)
     after = sum(len(view.nodes) for view in graph_views(result, (DOMAIN,))) if work else before
     seconds = time.perf_counter() - started
     return RewriteResult(result, records, lowered, before, after, seconds, bool(work))
+
+
+def _take_back(rejected: Sequence[Fusion], records: list[Record]) -> None:
+    names = {fusion.node.name: fusion for fusion in rejected}
+    for index, record in enumerate(records):
+        if record.node_name in names:
+            records[index] = Record(
+                record.node,
+                DECLINED,
+                code="function-overload",
+                reason="local functions of this model need more than one kind of attention node",
+                hint="inline the functions first (onnx.inliner.inline_local_functions)",
+                normal_form=record.normal_form,
+                graph=record.graph,
+            )
 
 
 def _fuse_graph(
@@ -257,19 +266,19 @@ def _record(name: str, view: GraphView, declined: Declined) -> Record:
 def _finish(
     model: onnx.ModelProto,
     signatures: dict[str, Signature],
-    work: list[tuple[GraphView, list[Fusion]]],
+    work: Work,
 ) -> None:
     """Add function bodies and the domain import; raise the IR version where overloads need it."""
     model.ir_version = max(model.ir_version, 10)
     have = {(f.domain, f.name, f.overload) for f in model.functions}
     for overload in sorted(signatures):
-        body = function_body(signatures[overload])
+        body = function_body(signatures[overload], overload)
         if (body.domain, body.name, body.overload) not in have:
             model.functions.append(body)
     ours = helper.make_opsetid(DOMAIN, DOMAIN_VERSION)
     imports = [model.opset_import]
     imports += [
-        view.proto.opset_import for view, _ in work if isinstance(view.proto, onnx.FunctionProto)
+        view.proto.opset_import for view, *_ in work if isinstance(view.proto, onnx.FunctionProto)
     ]
     for table in imports:
         if all(entry.domain != DOMAIN for entry in table):

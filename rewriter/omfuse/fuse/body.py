@@ -66,7 +66,7 @@ class _Writer:
         return self.add("Gather", self.add("Shape", value), self.ints(axis), axis=0)
 
 
-def function_body(signature: Signature) -> FunctionProto:
+def function_body(signature: Signature, overload: str) -> FunctionProto:
     """Return the function for one signature; see ``omfuse.fuse.contract`` for the order."""
     attrs, write = signature.attrs, _Writer(signature.opset)
     inputs = [name if name in signature.present else f"{name}_absent" for name in INPUTS]
@@ -116,7 +116,7 @@ def function_body(signature: Signature) -> FunctionProto:
         write.nodes,
         [helper.make_opsetid("", signature.opset)],
         attributes=list(attrs.as_dict()),
-        overload=signature.overload,
+        overload=overload,
     )
 
 

@@ -8,6 +8,7 @@ that a boolean mask empties is zero.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -21,7 +22,10 @@ from omfuse.match.declined import Declined
 from omfuse.match.letters import Letters
 
 OPERATOR = "Attention"
-_NUMPY = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+_NUMPY: dict[int, type[np.floating[Any]]] = {
+    int(TensorProto.FLOAT): np.float32,
+    int(TensorProto.FLOAT16): np.float16,
+}
 _KNOWN = {
     "is_causal",
     "kv_num_heads",

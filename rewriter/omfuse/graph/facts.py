@@ -7,6 +7,7 @@ One topological pass fills shapes with symbolic dimensions and the contents of s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from omfuse.graph import content_rules, shape_rules
+from omfuse.graph import content_rules, dtype_rules, shape_rules
 from omfuse.graph.dims import Size, symbol
 from omfuse.graph.view import GraphView, Node
 
@@ -42,6 +43,7 @@ class Facts:
         self.shapes: dict[str, Shape] = {}
         self.contents: dict[str, Array] = {}
         self._folded: dict[str, Array | None] = {}
+        self._dtypes: dict[str, int] = {}
         self._fill()
 
     def shape(self, value: str) -> Shape | None:
@@ -67,7 +69,7 @@ class Facts:
             return int(self.view.initializers[value].data_type)
         if not self.view.knows(value) and self.outer is not None:
             return self.outer.dtype(value)
-        return self._declared.get(value, (0, None))[0]
+        return self._declared.get(value, (0, None))[0] or self._dtypes.get(value, 0)
 
     def content(self, value: str) -> Array | None:
         """Return a small tensor whose elements are numbers or symbolic sizes, or None."""
@@ -121,6 +123,8 @@ class Facts:
             if shape is not None:
                 self.shapes[name] = shape
         for node in self.view.nodes:
+            if node.outputs and not self._declared.get(node.outputs[0], (0, None))[0]:
+                self._dtypes[node.outputs[0]] = dtype_rules.infer(self, node)
             content = content_rules.small(self, node)
             if content is not None and node.outputs:
                 self.contents[node.outputs[0]] = content
@@ -154,23 +158,65 @@ def _to_objects(tensor: TensorProto) -> Array:
 
 
 def model_facts(model: onnx.ModelProto, views: list[GraphView]) -> dict[int, Facts]:
-    """Return the facts of each view, keyed by ``id(view)``; views must list outer ones first."""
-    opset = max((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), default=17)
+    """Return the facts of each view, keyed by ``id(view)``.
+
+    Inputs of a local function take the shapes and dtypes of its calls, where all calls agree.
+    """
+    opset = _standard_opset(model.opset_import, 17)
     declared = _declared_types(model)
     facts: dict[int, Facts] = {}
-    for view in views:
-        outer = facts.get(id(view.outer)) if view.outer is not None else None
-        local = opset
+    waiting: set[int] = set()
+
+    def of(view: GraphView) -> Facts:
+        if id(view) in facts:
+            return facts[id(view)]
+        waiting.add(id(view))
+        outer = of(view.outer) if view.outer is not None else None
+        local, known = opset if outer is None else outer.opset, declared
         if isinstance(view.proto, onnx.FunctionProto):
-            local = max(
-                (i.version for i in view.proto.opset_import if i.domain in ("", "ai.onnx")),
-                default=opset,
-            )
-        known = declared if view.outer is None and view.proto is model.graph else {}
-        if isinstance(view.proto, onnx.GraphProto) and view.proto is not model.graph:
+            local = _standard_opset(view.proto.opset_import, opset)
+            known = _call_types(view, [v for v in views if id(v) not in waiting or id(v) in facts])
+        elif view.proto is not model.graph:
+            assert isinstance(view.proto, onnx.GraphProto)
             known = _value_infos(view.proto)
         facts[id(view)] = Facts(view, local, known, outer)
+        waiting.discard(id(view))
+        return facts[id(view)]
+
+    def _call_types(
+        function: GraphView, callers: list[GraphView]
+    ) -> dict[str, tuple[int, Shape | None]]:
+        proto = function.proto
+        assert isinstance(proto, onnx.FunctionProto)
+        found: dict[str, tuple[int, Shape | None]] = {}
+        for caller in callers:
+            for node in caller.nodes:
+                if node.proto.op_type != proto.name or node.proto.domain != proto.domain:
+                    continue
+                known = of(caller)
+                for formal, actual in zip(function.inputs, node.inputs, strict=False):
+                    seen = (known.dtype(actual), known.shape(actual))
+                    found[formal] = _agree(formal, found.get(formal, seen), seen)
+        return found
+
+    for view in views:
+        of(view)
     return facts
+
+
+def _agree(
+    name: str, a: tuple[int, Shape | None], b: tuple[int, Shape | None]
+) -> tuple[int, Shape | None]:
+    """Keep what two calls of a function have in common."""
+    dtype = a[0] if a[0] == b[0] else 0
+    if a[1] is None or b[1] is None or len(a[1]) != len(b[1]):
+        return dtype, None
+    pairs = enumerate(zip(a[1], b[1], strict=True))
+    return dtype, tuple(x if x == y else symbol(f"?{name}.{axis}") for axis, (x, y) in pairs)
+
+
+def _standard_opset(imports: Iterable[onnx.OperatorSetIdProto], default: int) -> int:
+    return max((i.version for i in imports if i.domain in ("", "ai.onnx")), default=default)
 
 
 def _value_infos(graph: onnx.GraphProto) -> dict[str, tuple[int, Shape | None]]:

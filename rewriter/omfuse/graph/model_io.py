@@ -191,8 +191,8 @@ def copy_model(source: str | Path, path: str | Path) -> None:
 def save_model(model: onnx.ModelProto, path: str | Path, source_folder: Path | None = None) -> None:
     """Write a model beside its external data, atomically.
 
-    External files are hard-linked (or copied by the file system) next to the output when it lies
-    in another folder than the original.
+    External files are copied by the file system, never parsed, next to the output when it lies in
+    another folder than the original.
 
     Raises:
         OutputError: ``output-not-writable``, ``disk-full`` or ``external-data-clash``.
@@ -248,11 +248,9 @@ def _bring_external(
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         created.append(target)
-        try:
-            os.link(origin, target)
-        except OSError:
-            with _replacing(target) as temporary:
-                shutil.copyfile(origin, temporary)
+        # Not a hard link: onnx refuses external data with more than one.
+        with _replacing(target) as temporary:
+            shutil.copyfile(origin, temporary)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,11 @@ def infer(facts: Facts, node: Node, index: int) -> Shape | None:
         return None
 
 
+def declare_elementwise(op: str) -> None:
+    """Give an operator without a rule the broadcast shape of its inputs."""
+    _RULES.setdefault(op, _elementwise)
+
+
 def _shape(facts: Facts, node: Node, index: int) -> Shape:
     if index >= len(node.inputs) or not node.inputs[index]:
         raise KeyError(index)

@@ -59,4 +59,7 @@ def describe(block: Attention, masked_rows: str = "nan") -> str:
         keeps.append("empty row zero")
     if keeps:
         text += " | " + ", ".join(keeps)
-    return f"softmax_k({text}).V{index(block.value.axes)} -> out{index(block.output.axes)}"
+    result = f"softmax_k({text}).V{index(block.value.axes)}"
+    for factor in block.weights.factors:
+        result += f" * t{index(factor.axes)}"
+    return f"{result} -> out{index(block.output.axes)}"

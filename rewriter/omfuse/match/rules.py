@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from omfuse.graph import shape_rules
 from omfuse.graph.facts import Facts
 from omfuse.graph.view import Node
 from omfuse.match.declined import Declined
@@ -30,16 +31,19 @@ _RULES: dict[tuple[str, str], list[Rule]] = {}
 LARGE_NEGATIVE = -1e3  # a fill at or below this means "masked"
 
 
-def lift(*ops: str, side: Side = "scores") -> Callable[[Rule], Rule]:
+def lift(*ops: str, side: Side = "scores", elementwise: bool = True) -> Callable[[Rule], Rule]:
     """Register a rule for operators, named ``Op`` or ``domain::Op``.
 
     Args:
         ops: operator names.
         side: ``scores`` (between contraction and softmax) or ``weights`` (after the softmax).
+        elementwise: an operator that ONNX cannot infer gives the broadcast shape of its inputs.
     """
 
     def register(rule: Rule) -> Rule:
         for op in ops:
+            if elementwise and "::" in op:
+                shape_rules.declare_elementwise(op)
             _RULES.setdefault((side, op), []).append(rule)
         return rule
 

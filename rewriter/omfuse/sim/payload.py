@@ -6,8 +6,8 @@ starts with :data:`MARK`, the model attribute ``omfuse_simulated`` is true, and 
 graph-engine (0 to 26), so no real file has it.
 
 Encoding: the eight bytes ``OMFSIM1`` and a zero, u64 length of a JSON text, the JSON text,
-then the blobs one after another; the JSON lists name and length of each blob.  Little endian.  Standard library only and
-Python 3.8 syntax, because the ACL session asks :func:`is_simulated` on boards.
+then the blobs one after another; the JSON lists name and length of each blob.  Little endian.
+Standard library only and Python 3.8 syntax, because boards ask :func:`is_simulated` too.
 """
 
 from __future__ import annotations
