@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omfuse.errors import UsageError
 
-OWN = ("contractions", "scales", "masks", "noise")
+OWN = ("contractions", "scales", "masks", "noise", "sinks")
 
 
 def load_own() -> None:

@@ -101,7 +101,8 @@ def _all_scores(block: Attention) -> list[int]:
     found: list[int] = []
     for axes in (*(axes for _, axes in scores.trail), scores.axes):
         found += [x for x in _atoms(block.letters, axes) if x not in found]
-    return found
+    with_sink = block.letters.resolve(block.weights.outer_key)
+    return [x for x in found if x not in with_sink]
 
 
 def _roles(block: Attention, keys: list[Stage], values: list[Stage]) -> list[_Roles]:
@@ -215,6 +216,7 @@ def _assemble(
     query, key = _factors(block, roles, layout, emitter, facts, query, key)
     place: Axes = (roles.batch, roles.heads, roles.query, roles.key)
     masking = lower_terms(block.product.scores.terms, block.weights, place, emitter, view, facts)
+    sink = _sink(block, roles, emitter, view, facts, dtype)
     cap = block.product.scores.softcap
     number = letters.size(roles.heads)
     kv_number = letters.size(kv_heads)
@@ -238,7 +240,7 @@ def _assemble(
         softcap=float(np.float32(cap)),
         masked_rows=masking.masked_rows,
     )
-    node = _node(attrs, inputs, masking, produced, name, block)
+    node = _node(attrs, inputs, masking, sink, produced, name, block)
     out_dtype = facts.dtype(block.output_node.outputs[0])
     if out_dtype and out_dtype != dtype:
         raise Declined("dtype", "the output has another dtype than the operands")
@@ -305,6 +307,21 @@ def _cast(emitter: Emitter, value: str, facts: Facts, dtype: int, origin: str) -
     if have and have != dtype:
         return emitter.add("Cast", [value], "cast", to=dtype)
     return value
+
+
+def _sink(
+    block: Attention, roles: _Roles, emitter: Emitter, view: GraphView, facts: Facts, dtype: int
+) -> str:
+    """Return the sink as ``[N]``, from before it was expanded over batch and queries."""
+    sink = block.product.scores.sink
+    if sink is None:
+        return ""
+    _, stages = upward(sink.value, sink.axes, block.letters, view, facts, scalars=False)
+    for stage in stages:
+        if set(_atoms(block.letters, stage.axes)) <= set(roles.heads):
+            name, _ = emitter.arrange((stage.value, stage.axes), (roles.heads,), broadcast=False)
+            return _cast(emitter, name, facts, dtype, stage.value)
+    raise Declined("sink", "the sink differs by batch or query")
 
 
 def _factors(
@@ -387,11 +404,12 @@ def _node(
     attrs: FlashAttentionAttrs,
     inputs: list[str],
     masking: Masking,
+    sink: str,
     output: str,
     name: str,
     block: Attention,
 ) -> NodeProto:
-    names = [*inputs, masking.bias, masking.mask]
+    names = [*inputs, masking.bias, masking.mask, sink]
     while names and not names[-1]:
         names.pop()
     node = helper.make_node(OP_TYPE, names, [output], name=name, domain=DOMAIN, **attrs.as_dict())

@@ -19,6 +19,7 @@ class Anchor:
     weights: str
     axes: tuple[int, ...]
     nodes: tuple[Node, ...]
+    normaliser: Node | None = None  # the row sum, when it divides the product with the value
 
 
 def find_anchors(view: GraphView, facts: Facts) -> Iterator[Anchor | tuple[Node, Declined]]:
@@ -28,7 +29,7 @@ def find_anchors(view: GraphView, facts: Facts) -> Iterator[Anchor | tuple[Node,
             if node.op == "Softmax":
                 yield _native(node, facts)
             elif node.op in ("Div", "Mul"):
-                anchor = _decomposed(node, view, facts)
+                anchor = _decomposed(node, view, facts) or _late(node, view, facts)
                 if anchor is not None:
                     yield anchor
             elif node.op == "Exp":
@@ -91,6 +92,20 @@ def _decomposed(node: Node, view: GraphView, facts: Facts) -> Anchor | None:
         scores = _without_maximum(exp.inputs[0], axes, view, facts, nodes)
         return Anchor(node, scores, node.outputs[0], axes, tuple(nodes))
     return None
+
+
+def _late(node: Node, view: GraphView, facts: Facts) -> Anchor | None:
+    """Read ``(Exp(x) . V) / ReduceSum(Exp(x))``, where the row sum divides the product."""
+    total = view.producer(node.inputs[1])
+    if node.op != "Div" or total is None or total.op != "ReduceSum":
+        return None
+    exp = view.producer(total.inputs[0])
+    axes = _reduced_axes(total, facts)
+    if exp is None or exp.op != "Exp" or axes is None:
+        return None
+    nodes = [node, exp, total]
+    scores = _without_maximum(exp.inputs[0], axes, view, facts, nodes)
+    return Anchor(node, scores, exp.outputs[0], axes, tuple(nodes), total)
 
 
 def _without_maximum(

@@ -50,7 +50,10 @@ class Search:
         for weights, value, output, factor, node in self._down(
             Weights(self.anchor.weights, axes, letters, key), 0
         ):
-            scores = replace(start, letters=weights.letters)
+            inner = weights.key if weights.outer_key else ()
+            scores = replace(
+                start, letters=weights.letters, inner_key=inner, sink_first=weights.sink_first
+            )
             for product in self._up(scores, 0):
                 try:
                     found.append(self._block(product, weights, value, output, factor, node))
@@ -129,7 +132,9 @@ class Search:
 
     def _down(self, state: Weights, depth: int) -> Iterator[Any]:
         readers = [
-            node for node in self.view.consumers(state.value) if node.op not in ("IsNaN", "Shape")
+            node
+            for node in self.view.consumers(state.value)
+            if node.op not in ("IsNaN", "Shape") and node not in self.anchor.nodes
         ]
         if not readers:
             self._note(
@@ -172,6 +177,10 @@ class Search:
     ) -> Attention:
         letters = product.scores.letters
         classify(product, value, output, letters, product.scores.key)
+        if weights.outer_key and product.scores.sink is None:
+            raise Declined("weights-slice", "a key is dropped after the softmax")
+        if self.anchor.normaliser is not None:
+            output, node = self._normalised(weights, output)
         if factor != 1.0:
             raise Declined("value-factor", "the product with the value has a factor")
         self._check_dynamic(product.query, product.key, value)
@@ -191,6 +200,22 @@ class Search:
             self._shape_readers(scores, weights),
         )
         return replace(block, exposed=self._exposed(block))
+
+    def _normalised(self, weights: Weights, output: Operand) -> tuple[Operand, Node]:
+        """Move the division by the row sum, which stands after the product, into the softmax."""
+        node = self.anchor.node
+        if node.inputs[0] != output.value:
+            raise Declined("late-sum", "the row sum divides something else than the product")
+        letters = weights.letters
+        key = letters.resolve(weights.key)
+        sums = [
+            () if letters.resolve(axis) == key else letters.resolve(axis) for axis in weights.axes
+        ]
+        out = list(letters.resolve_all(output.axes))
+        pad = len(out) - len(sums)
+        if pad < 0 or any(a and a != b for a, b in zip(sums, out[pad:], strict=True)):
+            raise Declined("late-sum", "the row sum does not stand along the rows of the product")
+        return Operand(node.outputs[0], output.axes), node
 
     def _shape_readers(self, scores: Scores, weights: Weights) -> tuple[tuple[Node, Axes], ...]:
         """Return the Shape nodes that read interior values; their sizes are known otherwise."""
@@ -262,6 +287,9 @@ class Search:
                 break
             negate ^= node.op == "Not"
             value = node.inputs[0]
+        constant = self.facts.const(value)
+        if constant is not None:
+            return f"{constant.shape}{constant.astype(bool).tobytes().hex()}", negate
         return value, negate
 
     def _exposed(self, block: Attention) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ def describe(block: Attention, masked_rows: str = "nan") -> str:
             continue
         factor_text = "" if abs(term.factor) == 1.0 else f"{abs(term.factor):.6g}*"
         text += f" {'-' if term.factor < 0 else '+'} {factor_text}bias{index(term.axes)}"
+    if scores.sink is not None:
+        text += f", sink{index(scores.sink.axes)}"
     keeps = [
         f"{'not ' if t.negate else ''}mask{index(t.axes)}" for t in scores.terms if t.selection
     ]

@@ -19,7 +19,7 @@ from omfuse.graph import shape_rules
 from omfuse.graph.facts import Facts
 from omfuse.graph.view import Node
 from omfuse.match.declined import Declined
-from omfuse.match.letters import Axes, Axis
+from omfuse.match.letters import Axes, Axis, Letters
 from omfuse.match.state import Factor, Operand, Product, Scores, Term, Weights
 
 Side = Literal["scores", "weights"]
@@ -100,12 +100,15 @@ class Step:
         return Declined(code, reason, hint, attention=attention)
 
 
-def broadcast_axes(shape: Sequence[Any], target: Axes) -> Axes:
+def broadcast_axes(shape: Sequence[Any], target: Axes, letters: Letters) -> Axes:
     """Return the letters of a tensor of ``shape`` that broadcasts against ``target``."""
     offset = len(target) - len(shape)
     if offset < 0:
         raise Declined("rank", "an operand has more axes than the scores")
-    return tuple(() if size == 1 else target[axis] for axis, size in enumerate(shape, offset))
+    return tuple(
+        () if size == 1 and letters.size(target[axis]) != 1 else target[axis]
+        for axis, size in enumerate(shape, offset)
+    )
 
 
 class ScoresStep(Step):
@@ -117,7 +120,7 @@ class ScoresStep(Step):
 
     def letters_of(self, index: int) -> Axes:
         """Return the letters of input ``index`` by broadcasting against the output."""
-        return broadcast_axes(self.shape(index), self.state.axes)
+        return broadcast_axes(self.shape(index), self.state.axes, self.state.letters)
 
     def pairs(self) -> Iterator[tuple[int, int]]:
         """Yield (scores input, other input) for both orders of a binary node."""
@@ -151,6 +154,27 @@ class ScoresStep(Step):
         factor = sign * self.state.multiplier
         term = Term(self.node.inputs[other], axes, factor=factor, factors=self.state.factors)
         return self.up(index, terms=(*self.state.terms, term))
+
+    def with_sink(self, index: int, sink: int) -> Scores:
+        """Continue at ``index``; input ``sink`` is one extra logit behind the keys of each row."""
+        state = self.state
+        if not state.inner_key or state.sink is not None:
+            raise self.decline("concat", "keys are joined and not cut again after the softmax")
+        if state.terms or state.factors or state.multiplier != 1.0 or state.softcap:
+            raise self.decline("sink", "the scores change after the sink was appended")
+        axes = tuple(state.inner_key if axis == state.key else axis for axis in state.axes)
+        outer = tuple(() if axis == state.key else axis for axis in state.axes)
+        size = state.letters.size(state.inner_key)
+        shape = self.shape(index)
+        if len(shape) != len(axes) or shape[axes.index(state.inner_key)] != size:
+            raise self.decline("concat", "the joined keys are not the ones that are kept")
+        return replace(
+            state,
+            value=self.node.inputs[index],
+            axes=axes,
+            key=state.inner_key,
+            sink=Operand(self.node.inputs[sink], outer),
+        )
 
     def selected(self, index: int, condition: int, fill: float, keep: bool) -> Scores:
         """Continue at ``index``; where ``condition`` is not ``keep`` the score is ``fill``."""
@@ -228,6 +252,26 @@ class WeightsStep(Step):
         """Continue at the node's first output, with the same letters unless given."""
         return replace(self.state, value=self.node.outputs[0], **changes)
 
+    def without_last_key(self, first: int) -> Weights:
+        """Continue behind a Slice that drops one key: the last, or the first (``first=1``)."""
+        state = self.state
+        size = state.letters.size(state.key)
+        if state.outer_key or state.key not in state.axes:
+            raise self.decline("weights-slice", "the weights are cut twice")
+        letters, key = state.letters.fresh(size - 1)
+        axes = tuple(key if axis == state.key else axis for axis in state.axes)
+        return self.down(letters=letters, axes=axes, key=key, outer_key=state.key, sink_first=first)
+
+    def slice_input(self, index: int) -> list[Any] | None:
+        """Return the content of a Slice's starts, ends, axes or steps (1 to 4), if known."""
+        name = ("", "starts", "ends", "axes", "steps")[index]
+        if name in self.node.attrs:
+            return list(self.attr(name))
+        if not self.has(index):
+            return None
+        content = self.facts.content(self.node.inputs[index])
+        return None if content is None else list(content.reshape(-1).tolist())
+
     def meets_key(self, axes: Axes) -> bool:
         """Tell whether any of ``axes`` runs over the keys."""
         key = set(self.state.letters.resolve(self.state.key))
@@ -235,7 +279,7 @@ class WeightsStep(Step):
 
     def letters_of(self, index: int) -> Axes:
         """Return the letters of another input by broadcasting against the weights."""
-        return broadcast_axes(self.shape(index), self.state.axes)
+        return broadcast_axes(self.shape(index), self.state.axes, self.state.letters)
 
     def contracted(
         self, a: str, b: str, out: str, factor: float = 1.0, inputs: tuple[int, int] = (0, 1)

@@ -48,6 +48,9 @@ class Scores:
     softcap: float = 0.0
     nodes: tuple[Node, ...] = ()
     trail: tuple[tuple[str, Axes], ...] = ()
+    sink_first: int = 0
+    inner_key: Axis = ()  # the keys without the sink, when the softmax has one
+    sink: Operand | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Weights:
     axes: Axes
     letters: Letters
     key: Axis
+    outer_key: Axis = ()  # the softmax axis with the sink, once the sink has been cut off
+    sink_first: int = 0
     nan_guard: bool = False
     factors: tuple[Factor, ...] = ()
     masks: tuple[Term, ...] = ()
