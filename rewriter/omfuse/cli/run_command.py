@@ -65,7 +65,12 @@ def command(
     with session:
         feeds = arrays
         if seed is not None:
-            feeds = feeding.random_feeds(session.inputs, seed, dims, arrays)
+            from omfuse.diff.inputs import plan_inputs, settle
+            from omfuse.graph.model_io import load_model
+
+            sizes = {**feeding.sizes_of(session.inputs, arrays), **dims}
+            plan = plan_inputs(load_model(model), sizes)
+            feeds = settle(plan, session.run, sizes, seed).make(seed) | arrays
         seconds = []
         with console.progress(f"running {model}"):
             for _ in range(loop):

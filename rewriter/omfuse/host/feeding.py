@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tempfile
@@ -68,53 +67,15 @@ def load_array(path: str) -> Array:
     return array
 
 
-def random_feeds(
-    inputs: Sequence[TensorInfo], seed: int, dims: Mapping[str, int], given: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Draw the inputs that are not given: floats from N(0, 1), integers 0 or 1, masks all kept.
-
-    Symbols take their sizes from ``dims``, then from given inputs.
-
-    Raises:
-        UsageError: ``unknown-dim`` when a symbol has no size.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = dict(dims)
+def sizes_of(inputs: Sequence[TensorInfo], given: Mapping[str, Array]) -> dict[str, int]:
+    """Return the sizes that given inputs settle for the symbols of the model."""
+    sizes: dict[str, int] = {}
     for info in inputs:
         if info.name in given:
             for dim, size in zip(info.shape, given[info.name].shape, strict=False):
                 if isinstance(dim, str):
                     sizes.setdefault(dim, size)
-    feeds = dict(given)
-    for info in inputs:
-        if info.name in given:
-            continue
-        unknown = [d for d in info.shape if isinstance(d, str) and d not in sizes]
-        if unknown:
-            raise UsageError(
-                "unknown-dim",
-                f"dim {unknown[0]!r} of input {info.name!r} has no size",
-                hint=f"add --dim '{unknown[0]}=SIZE' or --input {info.name}=FILE.npy",
-            )
-        shape = tuple(sizes[d] if isinstance(d, str) else d for d in info.shape)
-        if math.prod(shape) * info.dtype.itemsize > 1 << 36:
-            raise UsageError(
-                "bad-argument",
-                f"input {info.name!r} would have shape {list(shape)}, more than 64 GiB",
-                hint="give smaller sizes with --dim",
-            )
-        feeds[info.name] = _draw(rng, info, shape)
-    return feeds
-
-
-def _draw(rng: np.random.Generator, info: TensorInfo, shape: tuple[int, ...]) -> Array:
-    if info.dtype.kind == "b" or ("mask" in info.name.lower() and info.dtype.kind in "iu"):
-        return np.ones(shape, info.dtype)
-    if info.dtype.kind in "iu":
-        return rng.integers(0, 2, shape).astype(info.dtype)
-    if info.dtype.kind == "O":
-        return np.full(shape, "", dtype=object)
-    return rng.standard_normal(shape).astype(info.dtype)
+    return sizes
 
 
 def save_outputs(folder: Path, outputs: Mapping[str, Array]) -> dict[str, str]:
