@@ -221,6 +221,17 @@ def _fuse_anchor(
     anchor: Anchor, view: GraphView, facts: Facts, taken: set[str]
 ) -> tuple[Fusion | None, Record]:
     try:
+        return _try_anchor(anchor, view, facts, taken)
+    except Exception as error:  # one strange block must not keep the others from being fused
+        text = f"{type(error).__name__}: {error}"
+        hint = "this is a defect of omfuse, please report it with the model"
+        return None, _refused(anchor, view, Declined("internal", text, hint))
+
+
+def _try_anchor(
+    anchor: Anchor, view: GraphView, facts: Facts, taken: set[str]
+) -> tuple[Fusion | None, Record]:
+    try:
         blocks = by_profit(Search(view, facts, anchor).run(), view)
     except Declined as declined:
         return None, _refused(anchor, view, declined)

@@ -44,3 +44,7 @@ def test_nothing_is_fused_that_must_not_be() -> None:
 def test_every_rewritten_model_equals_its_original() -> None:
     assert answer()["unequal"] == {}
     assert answer()["errors"] == {}
+
+
+def test_no_block_trips_over_a_defect_of_ours() -> None:
+    assert not [entry for entry in answer()["declined"] if entry["code"].endswith("internal")]

@@ -161,6 +161,19 @@ def test_lookalikes_stay_untouched(body: str, code: str) -> None:
     assert result.model.SerializeToString() == model.SerializeToString()
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "float[0,3,5,4] q, float[0,3,7,4] k, float[0,3,7,6] v",
+        "float[2,3,5,4] q, float[2,3,0,4] k, float[2,3,0,6] v",
+        "float[2,3,5,0] q, float[2,3,7,0] k, float[2,3,7,6] v",
+    ],
+)
+def test_an_axis_of_size_zero_is_left_alone(inputs: str) -> None:
+    result = omfuse.rewrite(build(f"{QK} z = Identity(s) {SOFT}", inputs))
+    assert [record.code for record in result.records] == ["empty"]
+
+
 def test_blocks_in_a_branch_and_a_local_function_are_fused() -> None:
     text = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
         g (float[2,3,5,4] q, float[2,3,7,4] k, float[2,3,7,4] v, bool c) => (float[2,3,5,4] y) {

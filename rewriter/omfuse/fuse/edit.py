@@ -8,7 +8,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from omfuse.fuse.lower import Fusion
-from omfuse.graph.view import GraphView
+from omfuse.graph.view import GraphView, reads
 
 
 def apply(view: GraphView, fusions: Sequence[Fusion]) -> None:
@@ -66,21 +66,11 @@ def _as_node(tensor: TensorProto) -> NodeProto:
     return onnx.helper.make_node("Constant", [], [name], name=name, value=tensor)
 
 
-def _reads(node: NodeProto) -> set[str]:
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names |= _reads(inner)
-            names.update(value.name for value in graph.output)
-    return names
-
-
 def _sweep(nodes: list[NodeProto], dropped: list[NodeProto], view: GraphView) -> list[NodeProto]:
     """Remove nodes that only the dropped ones read, going upward from these."""
     uses: dict[str, int] = {}
     for node in nodes:
-        for name in _reads(node):
+        for name in reads(node):
             uses[name] = uses.get(name, 0) + 1
     makers = {name: node for node in nodes for name in node.output if name}
     waiting = [name for node in dropped for name in node.input if name]
@@ -93,7 +83,7 @@ def _sweep(nodes: list[NodeProto], dropped: list[NodeProto], view: GraphView) ->
         if any(uses.get(out, 0) or view.is_output(out) for out in maker.output if out):
             continue
         gone.add(id(maker))
-        for read in _reads(maker):
+        for read in reads(maker):
             uses[read] -= 1
             waiting.append(read)
     return [node for node in nodes if id(node) not in gone]
@@ -103,7 +93,7 @@ def _drop_unused_initializers(graph: onnx.GraphProto, freed: set[str]) -> None:
     """Remove the initializers that only removed nodes read."""
     used = {value.name for value in graph.output} | {value.name for value in graph.input}
     for node in graph.node:
-        used |= _reads(node)
+        used |= reads(node)
     for index in reversed(range(len(graph.initializer))):
         name = graph.initializer[index].name
         if name not in used and name in freed:

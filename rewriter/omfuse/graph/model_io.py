@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from omfuse.errors import ModelError, OutputError
+from omfuse.graph.view import reads
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
@@ -60,9 +61,7 @@ def check_graph(graph: onnx.GraphProto, where: str) -> None:
                     "duplicate-name", f"value {name!r} is written twice", f"{where}: {node.name}"
                 )
             written[name] = index
-    before = [
-        {written[name] for name in _all_reads(node) if name in written} for node in graph.node
-    ]
+    before = [{written[name] for name in reads(node) if name in written} for node in graph.node]
     if all(not early or max(early) < index for index, early in enumerate(before)):
         return
     order = _sorted(before, [node.name for node in graph.node], where)
@@ -73,16 +72,6 @@ def check_graph(graph: onnx.GraphProto, where: str) -> None:
         nodes.append(clone)
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _all_reads(node: onnx.NodeProto) -> set[str]:
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names |= _all_reads(inner)
-            names.update(value.name for value in graph.output)
-    return names
 
 
 def _sorted(before: list[set[int]], names: list[str], where: str) -> list[int]:

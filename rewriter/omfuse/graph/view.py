@@ -92,7 +92,7 @@ class GraphView:
                 if value:
                     self.readers.setdefault(value, []).append(node)
             for body in node.subgraphs():
-                for value in _outer_names(body):
+                for value in captured(body):
                     self.readers.setdefault(value, []).append(node)
 
     def producer(self, value: str) -> Node | None:
@@ -112,17 +112,24 @@ class GraphView:
         return value in self.producers or value in self.initializers or value in self.inputs
 
 
-def _outer_names(body: GraphProto) -> set[str]:
+def reads(node: NodeProto) -> set[str]:
+    """Return the values a node reads, those that its subgraphs capture included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            names |= captured(attribute.g)
+        elif attribute.type == AttributeProto.GRAPHS:
+            for graph in attribute.graphs:
+                names |= captured(graph)
+    return names
+
+
+def captured(body: GraphProto) -> set[str]:
+    """Return the values that a subgraph takes from the graphs around it."""
     local = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
     used: set[str] = {value.name for value in body.output}
     for node in body.node:
-        used.update(name for name in node.input if name)
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                used |= _outer_names(attribute.g)
-            elif attribute.type == AttributeProto.GRAPHS:
-                for graph in attribute.graphs:
-                    used |= _outer_names(graph)
+        used |= reads(node)
         local.update(node.output)
     return used - local
 

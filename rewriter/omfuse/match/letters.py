@@ -25,7 +25,13 @@ class Letters:
     splits: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def fresh(self, size: Size) -> tuple[Letters, Axis]:
-        """Add an atom of ``size``; an axis of size one needs none."""
+        """Add an atom of ``size``; an axis of size one needs none.
+
+        Raises:
+            Declined: ``empty`` for an axis of size zero.
+        """
+        if size == 0:
+            raise Declined("empty", "an axis has size zero", attention=False)
         if size == 1:
             return self, ()
         atom = len(self.sizes)
