@@ -238,6 +238,9 @@ def _assemble(
         layout=layout,
         out_layout=out_layout,
         softcap=float(np.float32(cap)),
+        causal=masking.positions.causal,
+        window_left=masking.positions.window_left,
+        window_right=masking.positions.window_right,
         masked_rows=masking.masked_rows,
     )
     node = _node(attrs, inputs, masking, sink, produced, name, block)

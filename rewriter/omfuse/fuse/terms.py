@@ -11,12 +11,13 @@ Exactness rules (fully masked rows decide):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import TensorProto
 
 from omfuse.fuse.emit import Emitter, Tensor
+from omfuse.fuse.positions import Positions, split_masks
 from omfuse.graph.facts import Facts
 from omfuse.graph.view import GraphView
 from omfuse.match.declined import Declined
@@ -33,6 +34,7 @@ class Masking:
     bias: str = ""
     mask: str = ""
     masked_rows: str = "nan"
+    positions: Positions = field(default_factory=Positions)
 
 
 def as_selection(term: Term, view: GraphView, facts: Facts) -> Term | None:
@@ -97,10 +99,11 @@ def lower_terms(
         policy = "uniform"
     elif weights.nan_guard:
         policy = "zero"
+    positions = Positions()
+    if masks:
+        positions, masks = split_masks(masks, place[2], place[3], emitter.letters, facts)
     return Masking(
-        _bias([*biases], place, emitter, facts),
-        _mask(masks, place, emitter),
-        policy,
+        _bias([*biases], place, emitter, facts), _mask(masks, place, emitter), policy, positions
     )
 
 
