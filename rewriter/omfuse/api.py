@@ -13,11 +13,10 @@ from onnx import helper
 
 from omfuse import rules
 from omfuse.errors import UsageError
-from omfuse.fuse import edit
+from omfuse.fuse import contrib, edit, native
 from omfuse.fuse.body import Signature, function_body
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION
 from omfuse.fuse.lower import Fusion, lower
-from omfuse.fuse.native import OPERATOR, lower_native
 from omfuse.fuse.overloads import Work, assign_overloads
 from omfuse.graph.facts import Facts, model_facts
 from omfuse.graph.model_io import copy_model, load_model, save_model
@@ -30,6 +29,15 @@ from omfuse.match.normal_form import describe
 from omfuse.match.report import DECLINED, FUSED, NOT_ATTENTION, Record
 
 Progress = Callable[[int, int], None]
+Lowering = Callable[[Node, GraphView, Facts, str], Fusion]
+
+# Operators that are one attention already.
+READY: dict[str, Lowering] = {
+    native.OPERATOR: native.lower_native,
+    contrib.MULTI_HEAD: contrib.lower_contrib,
+    contrib.PACKED: contrib.lower_contrib,
+    contrib.GROUPED: contrib.lower_contrib,
+}
 
 
 @dataclass
@@ -38,7 +46,7 @@ class RewriteResult:
 
     model: onnx.ModelProto
     records: list[Record]
-    lowered: list[Record]  # standard Attention nodes that were there already
+    lowered: list[Record]  # attention operators that were there already
     nodes_before: int
     nodes_after: int
     seconds: float
@@ -182,23 +190,24 @@ def _fuse_graph(
 def _lower_graph(
     view: GraphView, facts: Facts, only: Sequence[str], taken: set[str], records: list[Record]
 ) -> list[Fusion]:
-    """Lower the standard Attention nodes of a graph to ours."""
+    """Lower the attention operators of a graph to ours."""
     fusions: list[Fusion] = []
     for node in view.nodes:
-        if node.op == OPERATOR and (not only or node.name in only):
-            fusion, record = _lower_standard(node, view, facts, taken)
+        lowering = READY.get(node.op)
+        if lowering is not None and (not only or node.name in only):
+            fusion, record = _lower_ready(node, lowering, view, facts, taken)
             records.append(record)
             if fusion is not None:
                 fusions.append(fusion)
     return fusions
 
 
-def _lower_standard(
-    node: Node, view: GraphView, facts: Facts, taken: set[str]
+def _lower_ready(
+    node: Node, lowering: Lowering, view: GraphView, facts: Facts, taken: set[str]
 ) -> tuple[Fusion | None, Record]:
     name = _free_name(f"{node.name or 'attention'}/FlashAttention", taken)
     try:
-        fusion = lower_native(node, view, facts, name)
+        fusion = lowering(node, view, facts, name)
     except Declined as declined:
         return None, _record(node.name, view, declined)
     taken.add(name)

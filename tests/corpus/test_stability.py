@@ -1,4 +1,4 @@
-"""On every model of the corpus: rewriting again changes nothing, and always gives the same bytes."""
+"""On every model of the corpus: rewriting again changes nothing, and the bytes are the same."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def _show(
     attention = result.fused + result.declined
     if result.lowered:
         done = sum(record.status == "fused" for record in result.lowered)
-        console.print_result(f"lowered {done} of {len(result.lowered)} standard Attention nodes")
+        console.print_result(f"lowered {done} of {len(result.lowered)} attention operators")
     elif not attention:
         console.print_result(f"no attention found in {model.name}")
     if attention:

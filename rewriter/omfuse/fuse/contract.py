@@ -29,7 +29,7 @@ share ``layout``; the output uses ``out_layout``.  Head h reads key/value head `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -126,3 +126,30 @@ def attrs_from_mapping(found: Mapping[str, Any], where: str | None = None) -> Fl
     values.setdefault("num_kv_heads", values["num_heads"])
     values.setdefault("out_layout", values.get("layout", "BNSD"))
     return FlashAttentionAttrs(**values)
+
+
+def make_flash_attention(
+    attrs: FlashAttentionAttrs,
+    inputs: Sequence[str],
+    output: str,
+    name: str,
+    softmax: str,
+    output_of: str,
+) -> onnx.NodeProto:
+    """Build a node; trailing absent inputs ("") are dropped.
+
+    Args:
+        attrs: attributes.
+        inputs: names in the order of ``INPUTS``.
+        output: name of the result.
+        name: node name.
+        softmax: name of the softmax (or attention operator) of the original graph.
+        output_of: the value of the original graph that the node computes.
+    """
+    names = list(inputs)
+    while names and not names[-1]:
+        names.pop()
+    node = helper.make_node(OP_TYPE, names, [output], name=name, domain=DOMAIN, **attrs.as_dict())
+    node.metadata_props.add(key="omfuse.softmax", value=softmax)
+    node.metadata_props.add(key="omfuse.output_of", value=output_of)
+    return node

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from omfuse.fuse.contract import DOMAIN, OP_TYPE, FlashAttentionAttrs
+from omfuse.fuse.contract import FlashAttentionAttrs, make_flash_attention
 from omfuse.fuse.emit import Emitter
 from omfuse.fuse.stages import Stage, downward, upward
-from omfuse.fuse.terms import Masking, lower_terms
+from omfuse.fuse.terms import lower_terms
 from omfuse.graph.facts import Facts
 from omfuse.graph.view import GraphView, Node
 from omfuse.match.declined import Declined
@@ -243,7 +243,14 @@ def _assemble(
         window_right=masking.positions.window_right,
         masked_rows=masking.masked_rows,
     )
-    node = _node(attrs, inputs, masking, sink, produced, name, block)
+    node = make_flash_attention(
+        attrs,
+        [*inputs, masking.bias, masking.mask, sink],
+        produced,
+        name,
+        block.anchor.name,
+        block.output.value,
+    )
     out_dtype = facts.dtype(block.output_node.outputs[0])
     if out_dtype and out_dtype != dtype:
         raise Declined("dtype", "the output has another dtype than the operands")
@@ -401,25 +408,3 @@ def _output(
     emitter.arrange((final, source), stage.axes, broadcast=False)
     emitter.nodes[-1].output[0] = stage.value
     return out_layout, produced, len(emitter.nodes) - before
-
-
-def _node(
-    attrs: FlashAttentionAttrs,
-    inputs: list[str],
-    masking: Masking,
-    sink: str,
-    output: str,
-    name: str,
-    block: Attention,
-) -> NodeProto:
-    names = [*inputs, masking.bias, masking.mask, sink]
-    while names and not names[-1]:
-        names.pop()
-    node = helper.make_node(OP_TYPE, names, [output], name=name, domain=DOMAIN, **attrs.as_dict())
-    for key, text in (
-        ("omfuse.softmax", block.anchor.name),
-        ("omfuse.output_of", block.output.value),
-    ):
-        entry = node.metadata_props.add()
-        entry.key, entry.value = key, text
-    return node

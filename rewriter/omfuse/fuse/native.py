@@ -11,11 +11,12 @@ import math
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from omfuse.fuse.contract import DOMAIN, OP_TYPE, FlashAttentionAttrs
+from omfuse.fuse.contract import FlashAttentionAttrs
 from omfuse.fuse.emit import Emitter
 from omfuse.fuse.lower import FLOAT_TYPES, Fusion
+from omfuse.fuse.ready import ready_fusion
 from omfuse.graph.facts import Facts
 from omfuse.graph.view import GraphView, Node
 from omfuse.match.declined import Declined
@@ -89,30 +90,7 @@ def lower_native(node: Node, view: GraphView, facts: Facts, name: str) -> Fusion
         masked_rows="zero",
     )
     inputs = [names[0], key, value, bias, mask]
-    while not inputs[-1]:
-        inputs.pop()
-    made = helper.make_node(
-        OP_TYPE, inputs, [outputs[0]], name=name, domain=DOMAIN, **attrs.as_dict()
-    )
-    for entry_key, text in (("omfuse.softmax", node.name), ("omfuse.output_of", outputs[0])):
-        entry = made.metadata_props.add()
-        entry.key, entry.value = entry_key, text
-    text = f"Attention({layout}, {heads}/{kv_heads} heads, scale {scale:.6g})"
-    return Fusion(
-        anchor=node,
-        position=node.index,
-        attrs=attrs,
-        node=made,
-        nodes=[*emitter.nodes, made],
-        initializers=emitter.initializers,
-        removed=(node,),
-        shape_nodes=[],
-        dtype=dtype,
-        bias_dtype=facts.dtype(bias) or dtype if bias else 0,
-        output=outputs[0],
-        normal_form=text,
-        exactness="exact",
-    )
+    return ready_fusion(node, name, attrs, inputs, emitter, facts, dtype)
 
 
 def _geometry(

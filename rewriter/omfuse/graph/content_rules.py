@@ -224,6 +224,13 @@ def _range(facts: Facts, node: Node) -> Array | None:
     return objects(np.arange(start, limit, step).tolist())
 
 
+def _expand(facts: Facts, node: Node) -> Array | None:
+    data, target = _in(facts, node, 0), [int(x) for x in _in(facts, node, 1).reshape(-1).tolist()]
+    if math.prod(target) > 64:
+        return None
+    return np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(target)))
+
+
 def _constant_of_shape(facts: Facts, node: Node) -> Array | None:
     shape = [int(x) for x in _in(facts, node, 0).reshape(-1).tolist()]
     if math.prod(shape) > 64:
@@ -238,6 +245,13 @@ def _reduce_prod(facts: Facts, node: Node) -> Array | None:
     for item in _in(facts, node, 0).reshape(-1).tolist():
         total = total * item
     return objects([total] if node.attrs.get("keepdims", 1) else total)
+
+
+def _if(facts: Facts, node: Node) -> Array | None:
+    """Take the content of the branch that is known to run."""
+    condition = bool(_in(facts, node, 0).item())
+    body = node.attrs["then_branch" if condition else "else_branch"]
+    return facts.branch(body).content(body.output[0].name)
 
 
 def _pow(a: Any, b: Any) -> Any:
@@ -283,6 +297,9 @@ _SMALL: dict[str, Callable[[Any, Any], Array | None]] = {
     "Range": _range,
     "ConstantOfShape": _constant_of_shape,
     "ReduceProd": _reduce_prod,
+    "Abs": _unary(abs),
+    "Expand": _expand,
+    "If": _if,
 }
 
 

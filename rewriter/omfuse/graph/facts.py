@@ -44,6 +44,7 @@ class Facts:
         self.contents: dict[str, Array] = {}
         self._folded: dict[str, Array | None] = {}
         self._dtypes: dict[str, int] = {}
+        self._branches: dict[int, Facts] = {}
         self._fill()
 
     def shape(self, value: str) -> Shape | None:
@@ -109,6 +110,21 @@ class Facts:
         self._folded[value] = None
         self._folded[value] = content_rules.fold(self, value)
         return self._folded[value]
+
+    def branch(self, body: onnx.GraphProto) -> Facts:
+        """Return the facts of a branch of an If that this graph holds."""
+        if id(body) in self._branches:
+            return self._branches[id(body)]
+        view = GraphView(
+            body.node,
+            [value.name for value in body.input],
+            [value.name for value in body.output],
+            body.initializer,
+            self.view,
+            body,
+        )
+        self._branches[id(body)] = Facts(view, self.opset, _value_infos(body), self)
+        return self._branches[id(body)]
 
     def initializer(self, value: str) -> TensorProto | None:
         """Return the constant tensor called ``value`` here or in an enclosing graph."""

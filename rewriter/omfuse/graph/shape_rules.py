@@ -5,6 +5,7 @@ Operators without a rule here fall back on ``onnx.shape_inference``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -264,9 +265,22 @@ def _reduce(facts: Facts, node: Node, _index: int) -> Shape:
 
 def _range(facts: Facts, node: Node, _index: int) -> Shape:
     start, limit, step = (_sizes(facts, node, i)[0] for i in range(3))
-    if step != 1:
-        raise ValueError
-    return (limit - start,)
+    if isinstance(start, Dim) or isinstance(limit, Dim):
+        if step != 1:
+            raise ValueError
+        return (limit - start,)
+    return (max(0, math.ceil((limit - start) / step)),)
+
+
+def _if(facts: Facts, node: Node, index: int) -> Shape | None:
+    """Take the branch that is known to run, or what both branches agree on."""
+    names = ["then_branch", "else_branch"]
+    condition = facts.scalar(node.inputs[0])
+    if condition is not None:
+        names = names[:1] if condition else names[1:]
+    bodies = [node.attrs[name] for name in names]
+    shapes = {facts.branch(body).shape(body.output[index].name) for body in bodies}
+    return shapes.pop() if len(shapes) == 1 else None
 
 
 def _pad(facts: Facts, node: Node, _index: int) -> Shape:
@@ -358,6 +372,7 @@ _RULES: dict[str, Callable[[Any, Any, int], Shape | None]] = {
     "Split": _split,
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
+    "If": _if,
     "Pad": _pad,
     "Conv": _conv,
     "GatherElements": _like_indices,
