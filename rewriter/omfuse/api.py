@@ -103,14 +103,19 @@ def rewrite(
         ModelError: the model cannot be read or is not valid.
     """
     started = time.perf_counter()
-    rules.load_own()
-    for path in patterns:
-        rules.load_file(path)
     if isinstance(model, onnx.ModelProto):
         result = onnx.ModelProto()
         result.CopyFrom(model)
     else:
         result = load_model(model)
+    with rules.loaded(patterns):
+        return _rewrite(result, only, progress, started)
+
+
+def _rewrite(
+    result: onnx.ModelProto, only: Sequence[str], progress: Progress | None, started: float
+) -> RewriteResult:
+    """Rewrite ``result`` in place."""
     views = list(graph_views(result, (DOMAIN,)))
     before = sum(len(view.nodes) for view in views)
     facts = model_facts(result, views)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
+import runpy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from omfuse.errors import UsageError
+from omfuse.match import rules as language
 
 OWN = ("contractions", "scales", "masks", "noise", "sinks")
 
@@ -18,29 +20,27 @@ def load_own() -> None:
         importlib.import_module(f"omfuse.patterns.{name}")
 
 
-def load_file(path: str | Path) -> None:
-    """Register the rules of a user's Python file.
+@contextmanager
+def loaded(paths: Sequence[str | Path]) -> Iterator[None]:
+    """Register the project's rules, and those of user files for the length of the body.
 
     Raises:
-        UsageError: ``patterns-unreadable`` when the file is missing or raises on import.
+        UsageError: ``patterns-unreadable`` when a file is missing or raises.
     """
-    source = Path(path).resolve()
-    name = f"omfuse_user_rules_{abs(hash(str(source))):x}"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, source)
-    if spec is None or spec.loader is None or not source.is_file():
+    load_own()
+    with language.scope():
+        for path in paths:
+            _run_file(Path(path))
+        yield
+
+
+def _run_file(path: Path) -> None:
+    if not path.is_file():
         raise UsageError(
             "patterns-unreadable", "no such Python file", str(path), "pass a .py file with @lift"
         )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        runpy.run_path(str(path), run_name="omfuse_user_rules")
     except Exception as error:
-        del sys.modules[name]
-        raise UsageError(
-            "patterns-unreadable",
-            f"the rule file raised {type(error).__name__}: {error}",
-            str(path),
-        ) from error
+        text = f"the rule file raised {type(error).__name__}: {error}"
+        raise UsageError("patterns-unreadable", text, str(path)) from error

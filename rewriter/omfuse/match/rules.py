@@ -12,6 +12,7 @@ The engine refuses a node whose attributes a rule has neither read nor declared 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -48,6 +49,17 @@ def lift(*ops: str, side: Side = "scores", elementwise: bool = True) -> Callable
         return rule
 
     return register
+
+
+@contextmanager
+def scope() -> Iterator[None]:
+    """Forget, at the end of the body, the rules that it registered."""
+    saved = {key: list(rules) for key, rules in _RULES.items()}
+    try:
+        yield
+    finally:
+        _RULES.clear()
+        _RULES.update(saved)
 
 
 def rules_for(side: str, op: str) -> list[Rule]:
