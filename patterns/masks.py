@@ -82,6 +82,34 @@ def where(step: ScoresStep) -> Iterator[Any]:
             yield step.selected(scores, 0, fill, keep=scores == 1)
 
 
+@lift("Mul")
+def select_by_product(step: ScoresStep) -> Iterator[Any]:
+    """Read ``x * keep + c * (1 - keep)``, with 0 and 1 in ``keep``, as a mask, as GPT wrote it.
+
+    Before::
+
+        kt = Transpose<perm=[0, 1, 3, 2]>(k)
+        s = MatMul(q, kt)
+        one = Constant<value_float=1.0>()
+        c = Constant<value_float=-1e4>()
+        keep = Cast<to=1>(mask)
+        x = Mul(s, keep)
+        drop = Sub(one, keep)
+        low = Mul(drop, c)
+        z = Add(x, low)
+        p = Softmax<axis=-1>(z)
+        y = MatMul(p, v)
+
+    After::
+
+        softmax_k(1*Q[b,h,q,d].K[b,h,d,k] | mask[b,1,q,k]).V[b,h,k,e] -> out[b,h,q,e]
+    """
+    for scores, other in step.pairs():
+        selection = step.complemented(scores, other)
+        if selection is not None:
+            yield selection
+
+
 @lift("Max", "Clip")
 def clamp(step: ScoresStep) -> Iterator[Any]:
     """Read a lower clamp at the smallest number of the dtype as nothing, as OPT writes it."""

@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import helper
 
-from omfuse import rules
+from omfuse import profit, rules
 from omfuse.errors import UsageError
-from omfuse.fuse import contrib, edit, native
+from omfuse.fuse import edit
 from omfuse.fuse.body import Signature, function_body
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION
-from omfuse.fuse.lower import Fusion, lower
 from omfuse.fuse.overloads import Work, assign_overloads
-from omfuse.graph.facts import Facts, model_facts
+from omfuse.fuse.savings import Saving, saving
+from omfuse.fusing import Choice, Guard, Progress, fuse_graph, lower_graph, take_back
+from omfuse.graph.facts import model_facts
 from omfuse.graph.model_io import copy_model, load_model, save_model
-from omfuse.graph.view import GraphView, Node, graph_views
-from omfuse.match.anchors import Anchor, find_anchors
-from omfuse.match.choose import by_profit
-from omfuse.match.declined import Declined
-from omfuse.match.engine import Search
-from omfuse.match.normal_form import describe
+from omfuse.graph.view import graph_views
 from omfuse.match.report import DECLINED, FUSED, NOT_ATTENTION, Record
-
-Progress = Callable[[int, int], None]
-Lowering = Callable[[Node, GraphView, Facts, str], Fusion]
-
-# Operators that are one attention already.
-READY: dict[str, Lowering] = {
-    native.OPERATOR: native.lower_native,
-    contrib.MULTI_HEAD: contrib.lower_contrib,
-    contrib.PACKED: contrib.lower_contrib,
-    contrib.GROUPED: contrib.lower_contrib,
-}
 
 
 @dataclass
@@ -89,6 +74,8 @@ def rewrite(
     *,
     only: Sequence[str] = (),
     patterns: Sequence[str | Path] = (),
+    soc: str | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> RewriteResult:
     """Replace every provable attention by one FlashAttention node.
@@ -97,23 +84,31 @@ def rewrite(
         model: a model, or the path of one; external weights are not read.  A ModelProto is copied.
         only: names of softmax nodes to fuse; all when empty.
         patterns: Python files with further lift rules.
+        soc: leave blocks as they are that would not pay on this SoC (:mod:`omfuse.profit`).
+        force: with ``soc``: fuse these too.
         progress: called with (softmaxes done, softmaxes in all) of each graph.
 
     Raises:
         ModelError: the model cannot be read or is not valid.
+        UsageError: ``unknown-soc``.
     """
     started = time.perf_counter()
+    guard = profit.guard(soc) if soc is not None and not force else None
     if isinstance(model, onnx.ModelProto):
         result = onnx.ModelProto()
         result.CopyFrom(model)
     else:
         result = load_model(model)
     with rules.loaded(patterns):
-        return _rewrite(result, only, progress, started)
+        return _rewrite(result, only, guard, progress, started)
 
 
 def _rewrite(
-    result: onnx.ModelProto, only: Sequence[str], progress: Progress | None, started: float
+    result: onnx.ModelProto,
+    only: Sequence[str],
+    guard: Guard | None,
+    progress: Progress | None,
+    started: float,
 ) -> RewriteResult:
     """Rewrite ``result`` in place."""
     views = list(graph_views(result, (DOMAIN,)))
@@ -124,17 +119,24 @@ def _rewrite(
     work: Work = []
     taken = {node.name for view in views for node in view.nodes}
     taken |= {name for view in views for name in view.producers}
+    choice = Choice(only, guard, taken, progress)
     for view in views:
-        fusions = _fuse_graph(view, facts[id(view)], only, taken, records, progress)
-        fusions += _lower_graph(view, facts[id(view)], only, taken, lowered)
-        if fusions:
-            work.append((view, facts[id(view)].opset, fusions))
+        fusions, found = fuse_graph(view, facts[id(view)], choice)
+        ready, already = lower_graph(view, facts[id(view)], choice)
+        records += found
+        lowered += already
+        if fusions or ready:
+            work.append((view, facts[id(view)].opset, [*fusions, *ready]))
     signatures, rejected = assign_overloads(work)
-    _take_back(rejected, records)
-    _take_back(rejected, lowered)
+    take_back(rejected, records)
+    take_back(rejected, lowered)
     work = [entry for entry in work if entry[2]]
+    saved: dict[str, Saving] = {}
     for view, _, fusions in reversed(work):  # inner graphs first: an edit copies what it keeps
-        edit.apply(view, fusions)
+        for fusion, gone in zip(fusions, edit.apply(view, fusions), strict=True):
+            saved[fusion.node.name] = saving(fusion, gone, facts[id(view)])
+    for found in (records, lowered):
+        found[:] = [_with_saving(record, saved) for record in found]
     if signatures:
         _finish(result, signatures, work)
     after = sum(len(view.nodes) for view in graph_views(result, (DOMAIN,))) if work else before
@@ -142,150 +144,11 @@ def _rewrite(
     return RewriteResult(result, records, lowered, before, after, seconds, bool(work))
 
 
-def _take_back(rejected: Sequence[Fusion], records: list[Record]) -> None:
-    names = {fusion.node.name: fusion for fusion in rejected}
-    for index, record in enumerate(records):
-        if record.node_name in names:
-            records[index] = Record(
-                record.node,
-                DECLINED,
-                code="function-overload",
-                reason="local functions of this model need more than one kind of attention node",
-                hint="inline the functions first (onnx.inliner.inline_local_functions)",
-                normal_form=record.normal_form,
-                graph=record.graph,
-            )
-
-
-def _fuse_graph(
-    view: GraphView,
-    facts: Facts,
-    only: Sequence[str],
-    taken: set[str],
-    records: list[Record],
-    progress: Progress | None,
-) -> list[Fusion]:
-    fusions: list[Fusion] = []
-    used: set[int] = set()
-    anchors = list(find_anchors(view, facts))
-    for done, anchor in enumerate(anchors, 1):
-        if isinstance(anchor, Anchor):
-            if only and anchor.node.name not in only:
-                continue
-            fusion, record = _fuse_anchor(anchor, view, facts, taken)
-            if fusion is not None and used & {node.index for node in fusion.removed}:
-                fusion, record = (
-                    None,
-                    _refused(
-                        anchor, view, Declined("overlap", "the block shares nodes with another one")
-                    ),
-                )
-            if fusion is not None:
-                used |= {node.index for node in fusion.removed}
-                fusions.append(fusion)
-        else:
-            node, declined = anchor
-            record = _record(node.name, view, declined)
-        records.append(record)
-        if progress is not None:
-            progress(done, len(anchors))
-    return fusions
-
-
-def _lower_graph(
-    view: GraphView, facts: Facts, only: Sequence[str], taken: set[str], records: list[Record]
-) -> list[Fusion]:
-    """Lower the attention operators of a graph to ours."""
-    fusions: list[Fusion] = []
-    for node in view.nodes:
-        lowering = READY.get(node.op)
-        if lowering is not None and (not only or node.name in only):
-            fusion, record = _lower_ready(node, lowering, view, facts, taken)
-            records.append(record)
-            if fusion is not None:
-                fusions.append(fusion)
-    return fusions
-
-
-def _lower_ready(
-    node: Node, lowering: Lowering, view: GraphView, facts: Facts, taken: set[str]
-) -> tuple[Fusion | None, Record]:
-    name = _free_name(f"{node.name or 'attention'}/FlashAttention", taken)
-    try:
-        fusion = lowering(node, view, facts, name)
-    except Declined as declined:
-        return None, _record(node.name, view, declined)
-    taken.add(name)
-    return fusion, _fused_record(node.name, view, fusion, fusion.normal_form)
-
-
-def _fused_record(node: str, view: GraphView, fusion: Fusion, form: str) -> Record:
-    return Record(
-        node,
-        FUSED,
-        normal_form=form,
-        exactness=fusion.exactness,
-        output=fusion.output,
-        node_name=fusion.node.name,
-        graph=view.name,
-    )
-
-
-def _fuse_anchor(
-    anchor: Anchor, view: GraphView, facts: Facts, taken: set[str]
-) -> tuple[Fusion | None, Record]:
-    try:
-        return _try_anchor(anchor, view, facts, taken)
-    except Exception as error:  # one strange block must not keep the others from being fused
-        text = f"{type(error).__name__}: {error}"
-        hint = "this is a defect of omfuse, please report it with the model"
-        return None, _refused(anchor, view, Declined("internal", text, hint))
-
-
-def _try_anchor(
-    anchor: Anchor, view: GraphView, facts: Facts, taken: set[str]
-) -> tuple[Fusion | None, Record]:
-    try:
-        blocks = by_profit(Search(view, facts, anchor).run(), view)
-    except Declined as declined:
-        return None, _refused(anchor, view, declined)
-    problem: Declined | None = None
-    for block in blocks:
-        name = _free_name(f"{anchor.node.name or 'attention'}/FlashAttention", taken)
-        try:
-            fusion = lower(block, view, facts, name)
-        except Declined as declined:
-            problem = problem or declined
-            continue
-        taken.add(name)
-        form = describe(block, fusion.attrs.masked_rows)
-        return fusion, _fused_record(anchor.node.name, view, fusion, form)
-    assert problem is not None
-    return None, _refused(anchor, view, problem)
-
-
-def _free_name(wanted: str, taken: set[str]) -> str:
-    name, count = wanted, 1
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    return name
-
-
-def _refused(anchor: Anchor, view: GraphView, declined: Declined) -> Record:
-    return _record(anchor.node.name, view, declined)
-
-
-def _record(name: str, view: GraphView, declined: Declined) -> Record:
-    return Record(
-        name,
-        DECLINED if declined.attention else NOT_ATTENTION,
-        code=declined.code,
-        reason=declined.reason,
-        hint=declined.hint or None,
-        graph=view.name,
-        last_node=declined.node or None,
-    )
+def _with_saving(record: Record, saved: dict[str, Saving]) -> Record:
+    one = saved.get(record.node_name or "")
+    if one is None:
+        return record
+    return replace(record, saved_nodes=one.nodes, saved_bytes=one.traffic)
 
 
 def _finish(

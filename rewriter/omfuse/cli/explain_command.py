@@ -65,9 +65,19 @@ def _show(record: Record) -> None:
     console.print_result(f"{record.status:<13} {record.node}")
     if record.normal_form:
         console.print_result(f"  {record.normal_form}")
+    if record.saved_nodes is not None:
+        traffic = f", {_bytes(record.saved_bytes)}" if record.saved_bytes is not None else ""
+        console.print_result(f"  saves {record.saved_nodes} nodes{traffic}")
     if record.reason:
         console.print_result(f"  why:  {record.reason} [{record.code}]")
     if record.last_node:
         console.print_result(f"  at:   {record.last_node}")
     if record.hint:
         console.print_result(f"  hint: {record.hint}")
+
+
+def _bytes(saved: int | str | None) -> str:
+    """Say how many bytes a run no longer go to memory and back."""
+    if isinstance(saved, int):
+        return f"{saved / 2**20:.2f} MiB of memory traffic a run"
+    return f"{saved} bytes of memory traffic a run"

@@ -32,6 +32,12 @@ def command(
     patterns: Annotated[
         list[Path] | None, typer.Option(help="A Python file with further lift rules; repeat it.")
     ] = None,
+    soc: Annotated[
+        str | None, typer.Option(help="Leave blocks alone that would not pay on this SoC.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --soc: fuse these blocks too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report what would be fused; write nothing.")
     ] = False,
@@ -50,7 +56,9 @@ def command(
         )
     needed = _needed(require)
     with console.progress(f"rewriting {model.name}"):
-        result = omfuse.rewrite(model, only=only or (), patterns=patterns or ())
+        result = omfuse.rewrite(
+            model, only=only or (), patterns=patterns or (), soc=soc, force=force
+        )
     report = None
     if verify and result.changed:
         with console.progress("running both models in onnxruntime"):

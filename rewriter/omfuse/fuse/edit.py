@@ -11,8 +11,8 @@ from omfuse.fuse.lower import Fusion
 from omfuse.graph.view import GraphView, reads
 
 
-def apply(view: GraphView, fusions: Sequence[Fusion]) -> None:
-    """Edit the graph (or function body) of ``view`` in place.
+def apply(view: GraphView, fusions: Sequence[Fusion]) -> list[list[NodeProto]]:
+    """Edit the graph (or function body) of ``view`` in place; return the nodes each fusion freed.
 
     New nodes stand where the product with the value stood, so that all their inputs are already
     computed.  Nodes that fed only removed nodes go too; everything else keeps its order and name.
@@ -41,8 +41,9 @@ def apply(view: GraphView, fusions: Sequence[Fusion]) -> None:
         elif node.index not in removed:
             result.append(node.proto)
         result.extend(inserted.get(node.index, []))
-    dropped = [view.nodes[index].proto for index in removed]
-    result = _sweep(result, dropped, view)
+    dropped = {output: view.nodes[i].proto for i in removed for output in view.nodes[i].outputs}
+    starts = [_dropped_by(fusion, dropped) for fusion in fusions]
+    result, freed_by = _sweep(result, starts, view)
     proto = view.proto
     assert proto is not None
     kept = {id(node) for node in result}
@@ -53,6 +54,7 @@ def apply(view: GraphView, fusions: Sequence[Fusion]) -> None:
         proto.initializer.extend(initializers)
         freed = {name for node in view.nodes if id(node.proto) not in kept for name in node.inputs}
         _drop_unused_initializers(proto, freed)
+    return freed_by
 
 
 def _copy(node: NodeProto) -> NodeProto:
@@ -66,27 +68,47 @@ def _as_node(tensor: TensorProto) -> NodeProto:
     return onnx.helper.make_node("Constant", [], [name], name=name, value=tensor)
 
 
-def _sweep(nodes: list[NodeProto], dropped: list[NodeProto], view: GraphView) -> list[NodeProto]:
-    """Remove nodes that only the dropped ones read, going upward from these."""
+def _dropped_by(fusion: Fusion, dropped: dict[str, NodeProto]) -> list[NodeProto]:
+    """Return the nodes a fusion replaces: those whose outputs its own nodes now make."""
+    found = {id(node.proto): node.proto for node in fusion.removed}
+    for made in fusion.nodes:
+        for name in made.output:
+            if name in dropped:
+                found[id(dropped[name])] = dropped[name]
+    return list(found.values())
+
+
+def _sweep(
+    nodes: list[NodeProto], starts: list[list[NodeProto]], view: GraphView
+) -> tuple[list[NodeProto], list[list[NodeProto]]]:
+    """Remove nodes that only the dropped ones read, going upward from each fusion's own.
+
+    Returns the nodes that stay, and for each fusion the ones that it freed, its own among them; a
+    node that two fusions shared counts for the later one.
+    """
     uses: dict[str, int] = {}
     for node in nodes:
         for name in reads(node):
             uses[name] = uses.get(name, 0) + 1
     makers = {name: node for node in nodes for name in node.output if name}
-    waiting = [name for node in dropped for name in node.input if name]
     gone: set[int] = set()
-    while waiting:
-        name = waiting.pop()
-        maker = makers.get(name)
-        if maker is None or id(maker) in gone:
-            continue
-        if any(uses.get(out, 0) or view.is_output(out) for out in maker.output if out):
-            continue
-        gone.add(id(maker))
-        for read in reads(maker):
-            uses[read] -= 1
-            waiting.append(read)
-    return [node for node in nodes if id(node) not in gone]
+    freed_by: list[list[NodeProto]] = []
+    for dropped in starts:
+        freed = list(dropped)
+        waiting = [name for node in dropped for name in node.input if name]
+        while waiting:
+            maker = makers.get(waiting.pop())
+            if maker is None or id(maker) in gone:
+                continue
+            if any(uses.get(out, 0) or view.is_output(out) for out in maker.output if out):
+                continue
+            gone.add(id(maker))
+            freed.append(maker)
+            for read in reads(maker):
+                uses[read] -= 1
+                waiting.append(read)
+        freed_by.append(freed)
+    return [node for node in nodes if id(node) not in gone], freed_by
 
 
 def _drop_unused_initializers(graph: onnx.GraphProto, freed: set[str]) -> None:

@@ -11,6 +11,7 @@ from omfuse.fuse.contract import FlashAttentionAttrs, make_flash_attention
 from omfuse.fuse.emit import Emitter
 from omfuse.fuse.stages import Stage, downward, upward
 from omfuse.fuse.terms import lower_terms
+from omfuse.graph.dims import Size
 from omfuse.graph.facts import Facts
 from omfuse.graph.view import GraphView, Node
 from omfuse.match.declined import Declined
@@ -22,6 +23,18 @@ STANDARD = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
 }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a block's roles; an int where known, else a polynomial of symbols."""
+
+    batch: Size
+    heads: Size
+    query: Size
+    key: Size
+    depth: Size
+    value: Size
 
 
 @dataclass
@@ -41,6 +54,7 @@ class Fusion:
     output: str
     normal_form: str
     exactness: str
+    sizes: Sizes | None = None  # None for operators that were one attention already
 
 
 @dataclass(frozen=True)
@@ -281,7 +295,13 @@ def _assemble(
         nodes[-1].output[0],
         "",
         "exact",
+        _sizes(letters, roles),
     )
+
+
+def _sizes(letters: Letters, roles: _Roles) -> Sizes:
+    axes = (roles.batch, roles.heads, roles.query, roles.key, roles.depth, roles.value)
+    return Sizes(*(letters.size(axis) for axis in axes))
 
 
 def _dtype_of(value: str, emitter: Emitter, facts: Facts, block: Attention) -> int:

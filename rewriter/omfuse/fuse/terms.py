@@ -11,7 +11,7 @@ Exactness rules (fully masked rows decide):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import TensorProto
@@ -23,6 +23,7 @@ from omfuse.graph.view import GraphView
 from omfuse.match.declined import Declined
 from omfuse.match.letters import Axes
 from omfuse.match.state import Term, Weights
+from omfuse.match.values import zero_or_huge
 
 ABSORBS = -1e30  # adding this to a score of ordinary size gives exactly this, in fp32
 
@@ -87,11 +88,7 @@ def lower_terms(
     order_kept = all(t.selection for t in terms[: len(masks)]) or not biases
     infinite = {math.isinf(t.fill) for t in masks}
     if masks and (len(infinite) > 1 or not order_kept):
-        if any(t.fill > ABSORBS for t in masks):
-            raise Declined(
-                "masked-row", "a bias is added after scores were masked with a small number"
-            )
-        biases, masks = list(reversed(terms)), []
+        biases, masks = [_absorbing(terms, i, view, facts) for i in range(len(terms))][::-1], []
     policy = "nan"
     if weights.masks and not masks:
         raise Declined("weights-select", "the weights are zeroed by a mask that became a bias")
@@ -103,14 +100,38 @@ def lower_terms(
     if masks:
         positions, masks = split_masks(masks, place[2], place[3], emitter.letters, facts)
     return Masking(
-        _bias([*biases], place, emitter, facts), _mask(masks, place, emitter), policy, positions
+        _bias([*biases], place, emitter, facts),
+        _mask(masks, place, emitter, facts),
+        policy,
+        positions,
     )
 
 
-def _mask(masks: list[Term], place: Axes, emitter: Emitter) -> str:
+def _absorbing(terms: tuple[Term, ...], index: int, view: GraphView, facts: Facts) -> Term:
+    """Return a term to be added, a selection with a fill that absorbs the score.
+
+    A fill such as -1e4 may be lowered when it was put over the bare scores and whatever is added
+    later is 0 or so large that it absorbs both fills: the order of the scores, which of them are
+    exactly equal, and which weights are zero (while scores stay above -9000) do not change.
+    """
+    term = terms[index]
+    if not term.selection or term.fill <= ABSORBS:
+        return term
+    later = terms[:index]
+    if index + 1 < len(terms) or not all(
+        t.fill <= ABSORBS
+        if t.selection
+        else not t.factors and zero_or_huge(t.value, view, facts, -10 * ABSORBS / abs(t.factor))
+        for t in later
+    ):
+        raise Declined("masked-row", "a bias is added after scores were masked with a small number")
+    return replace(term, fill=ABSORBS)
+
+
+def _mask(masks: list[Term], place: Axes, emitter: Emitter, facts: Facts) -> str:
     combined: Tensor | None = None
     for term in masks:
-        value = term.value
+        value = _as_bool(term, emitter, facts)
         if term.negate:
             value = emitter.add("Not", [value], "keep")
         tensor = emitter.arrange((value, term.axes), place, broadcast=True)
@@ -120,6 +141,12 @@ def _mask(masks: list[Term], place: Axes, emitter: Emitter) -> str:
             both = emitter.add("And", [combined[0], tensor[0]], "mask")
             combined = (both, _union(combined[1], tensor[1]))
     return combined[0] if combined else ""
+
+
+def _as_bool(term: Term, emitter: Emitter, facts: Facts) -> str:
+    if facts.dtype(term.value) == TensorProto.BOOL:
+        return term.value
+    return emitter.add("Cast", [term.value], "keep", to=int(TensorProto.BOOL))
 
 
 def _union(a: Axes, b: Axes) -> Axes:
@@ -155,7 +182,7 @@ def _one_bias(term: Term, target: int, emitter: Emitter, facts: Facts) -> Tensor
             fill = np.array(-np.inf, dtype=np.float32)
         low = emitter.constant(fill, "fill")
         branches = [low, zero] if term.negate else [zero, low]
-        value = emitter.add("Where", [term.value, *branches], "bias")
+        value = emitter.add("Where", [_as_bool(term, emitter, facts), *branches], "bias")
         dtype = int(TensorProto.FLOAT)
     else:
         value, dtype = term.value, _bias_dtype(term, facts)

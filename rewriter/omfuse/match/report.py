@@ -10,7 +10,14 @@ FUSED, DECLINED, NOT_ATTENTION = "fused", "declined", "not-attention"
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one softmax; ``last_node`` is the last node that was understood."""
+    """What became of one softmax.
+
+    Attributes:
+        last_node: the last node that was understood.
+        saved_nodes: nodes that a fusion took away, less those that it added.
+        saved_bytes: bytes a run no longer moved to and from memory between nodes; a formula in the
+            symbols of the model where shapes are open, None where a shape is not known.
+    """
 
     node: str
     status: str
@@ -23,6 +30,8 @@ class Record:
     node_name: str | None = None
     graph: str = ""
     last_node: str | None = None
+    saved_nodes: int | None = None
+    saved_bytes: int | str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -22,6 +22,7 @@ from omfuse.graph.view import Node
 from omfuse.match.declined import Declined
 from omfuse.match.letters import Axes, Axis, Letters
 from omfuse.match.state import Factor, Operand, Product, Scores, Term, Weights
+from omfuse.match.values import complement, zero_or_one
 
 Side = Literal["scores", "weights"]
 Meaning = Any  # Scores, Product, Weights or WeightsProduct
@@ -201,6 +202,22 @@ class ScoresStep(Step):
             fill=fill,
         )
         return self.up(index, terms=(*self.state.terms, term))
+
+    def complemented(self, index: int, other: int) -> Scores | None:
+        """Continue at ``index`` when ``x * keep + c * (1 - keep)`` selects; ``other`` is keep."""
+        view, facts, state = self.facts.view, self.facts, self.state
+        keep = self.node.inputs[other]
+        if not state.terms or state.factors or state.terms[-1].selection:
+            return None
+        term = state.terms[-1]
+        number = complement(term.value, keep, view, facts)
+        if number is None or term.factors or not zero_or_one(keep, view, facts):
+            return None
+        fill = number * term.factor
+        if not fill <= LARGE_NEGATIVE:
+            return None
+        selection = Term(keep, self.letters_of(other), selection=True, fill=fill)
+        return self.up(index, terms=(*state.terms[:-1], selection))
 
     def contracted(
         self,

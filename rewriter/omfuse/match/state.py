@@ -22,7 +22,8 @@ class Term:
     """One additive bias or one boolean selection of the scores.
 
     A bias adds ``factor * product(factors) * value``.  A selection keeps the score where ``value``
-    (inverted if ``negate``) is true and puts ``fill`` elsewhere.
+    (inverted if ``negate``) is true and puts ``fill`` elsewhere; its dtype is bool, or another
+    with only 0 and 1 in it.
     """
 
     value: str
