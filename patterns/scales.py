@@ -32,7 +32,8 @@ def multiply(step: ScoresStep) -> Iterator[Any]:
             yield step.scaled(scores, factor)
             return
     for scores, other in step.pairs():
-        yield step.multiplied(scores, other)
+        if step.complemented(scores, other) is None:  # else it is a mask
+            yield step.multiplied(scores, other)
 
 
 @lift("Div")

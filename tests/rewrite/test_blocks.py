@@ -202,3 +202,44 @@ def test_blocks_in_a_branch_and_a_local_function_are_fused() -> None:
         np.testing.assert_allclose(
             run(result.model, feed)[0], run(model, feed)[0], rtol=1e-5, atol=2e-6
         )
+
+
+LEGACY = (
+    "one = Constant<value_float=1.0>() c = Constant<value_float=-1e4>() "
+    "keep = Cast<to=1>(mask) x = Mul(s, keep) drop = Sub(one, keep) low = Mul(drop, c) "
+    "a = Add(x, low) "
+)
+
+
+def with_padded_rows(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Row 1 keeps only keys that are padded away: the others share its weight evenly."""
+    inputs = feeds(model)
+    inputs["mask"][0, 0, 1] = [True, True] + [False] * 5
+    inputs["pad"] = np.ones((2, 1, 1, 7), np.int64)
+    inputs["pad"][0, ..., :2] = 0
+    return inputs
+
+
+@pytest.mark.parametrize(
+    "masked", [LEGACY, "c = Constant<value_float=-1e4>() a = Where(mask, s, c)"]
+)
+def test_a_small_fill_under_a_huge_padding_mask(masked: str) -> None:
+    pads = "u = Constant<value_float=1.0>() w = Constant<value_float=-3.4028235e38>() "
+    pads += "f = Cast<to=1>(pad) g = Sub(u, f) h = Mul(g, w) z = Add(a, h) "
+    inputs = "float[2,3,5,4] q, float[2,3,7,4] k, float[2,3,7,6] v, bool[2,1,5,7] mask, "
+    model = build(f"{QK} {masked} {pads} {SOFT}", inputs + "int64[2,1,1,7] pad")
+    check_equal(model, with_padded_rows(model))
+
+
+def test_a_small_fill_under_any_other_bias_is_left_alone() -> None:
+    """With a padding mask of another -1e4, both fills compete with shifted scores."""
+    model = build(f"{QK} {LEGACY} z = Add(a, bias) {SOFT}")
+    (record,) = omfuse.rewrite(model).records
+    assert (record.status, record.code) == ("declined", "masked-row")
+
+
+def test_a_factor_that_may_be_no_mask_is_left_alone() -> None:
+    body = LEGACY.replace("Cast<to=1>(mask)", "Identity(bias)")
+    model = build(f"{QK} {body} z = Identity(a) {SOFT}")
+    (record,) = omfuse.rewrite(model).records
+    assert (record.status, record.code) == ("declined", "factor")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from omfuse.graph.facts import Facts
-from omfuse.graph.view import GraphView
+from omfuse.graph.view import GraphView, Node
 
 _DEPTH = 24
 # Operators that only move elements of their first input about.
@@ -32,6 +33,8 @@ def zero_or_one(value: str, view: GraphView, facts: Facts, depth: int = _DEPTH) 
     node = view.producer(value)
     if node is None or depth == 0:
         return False
+    if node.op == "ConstantOfShape":
+        return _filling(node) in (0.0, 1.0)
     if node.op in _MOVES or node.op in ("Cast", "Trilu"):
         return zero_or_one(node.inputs[0], view, facts, depth - 1)
     if node.op in ("Mul", "Where", "Min", "Max"):
@@ -54,6 +57,8 @@ def whole(value: str, view: GraphView, facts: Facts, depth: int = _DEPTH) -> boo
     node = view.producer(value)
     if node is None or depth == 0:
         return False
+    if node.op == "ConstantOfShape":
+        return _filling(node).is_integer()
     if node.op in _MOVES or node.op in ("Cast", "Trilu", "Neg", "Round", "Floor", "Ceil"):
         return whole(node.inputs[0], view, facts, depth - 1)
     if node.op in ("Add", "Sub", "Mul", "Min", "Max"):
@@ -63,6 +68,11 @@ def whole(value: str, view: GraphView, facts: Facts, depth: int = _DEPTH) -> boo
 
 def complement(value: str, of: str, view: GraphView, facts: Facts) -> float | None:
     """Return ``c`` when ``value`` is ``c * (1 - of)``, else None."""
+    low, keep = _constant(value, facts), _constant(of, facts)
+    if low is not None and keep is not None:
+        drop = low[np.broadcast_to(keep, low.shape) == 0] if low.size >= keep.size else low[:0]
+        number = float(drop[0]) if drop.size else None
+        return number if number is not None and (low == number * (1 - keep)).all() else None
     node = view.producer(value)
     if node is None or node.op != "Mul":
         return None
@@ -99,6 +109,11 @@ def zero_or_huge(value: str, view: GraphView, facts: Facts, huge: float) -> bool
             if number is not None and abs(number) >= huge:
                 return whole(node.inputs[1 - index], view, facts)
     return False
+
+
+def _filling(node: Node) -> float:
+    value = node.attrs.get("value")
+    return 0.0 if value is None else float(numpy_helper.to_array(value).reshape(-1)[0])
 
 
 def _constant(value: str, facts: Facts) -> NDArray[Any] | None:
