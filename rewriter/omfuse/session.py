@@ -80,7 +80,6 @@ def open_session(path: str | Path, device: str = "host", **options: Any) -> Sess
         from omfuse.host.session import HostSession
 
         return HostSession(path, **options)
-    from omfuse.acl.device_session import open_om  # type: ignore[import-not-found,unused-ignore]
+    from omfuse.acl.opening import open_om
 
-    session: Session = open_om(path, device=device, **options)
-    return session
+    return open_om(path, device=device, **options)

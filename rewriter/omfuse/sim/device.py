@@ -1,0 +1,249 @@
+"""The simulated device of this process: our libascendcl with onnxruntime behind it.
+
+The library checks every call as strictly as the real one documents it; this module gives it the
+models and the arithmetic, and drives settings and injected faults.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omfuse.acl.constants import numpy_dtype
+from omfuse.errors import OmfuseError
+from omfuse.session import Array
+from omfuse.sim.build import build_library
+from omfuse.sim.execute import LoadedModel, Mutate, Transform
+from omfuse.sim.payload import Payload, TensorSpec, load_payload, payload_of_bytes
+
+_LOADER = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64)
+_BAD_DATA, _LOAD_FAILED, _EXECUTE_FAILED = 145006, 545001, 507011
+
+
+class _HostTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("bytes", ctypes.c_size_t),
+        ("dtype", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("dims", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+_KERNEL = ctypes.CFUNCTYPE(
+    None, ctypes.c_uint64, ctypes.c_int, ctypes.POINTER(_HostTensor), ctypes.c_void_p
+)
+_FORGET = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
+
+
+class SimulatedDevice:
+    """One simulated library with its callbacks, settings and ledger.
+
+    Args:
+        path: the library, see :func:`omfuse.sim.build.build_library`.
+
+    Attributes:
+        path: the library.
+        transform: changes models as they are loaded; None to load them as they are.
+        mutate: changes the outputs of models loaded from now on.
+        lowering: how FlashAttention of models loaded from now on runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.transform: Transform | None = None
+        self.mutate: Mutate | None = None
+        self.lowering = "auto"
+        self._models: dict[int, LoadedModel] = {}
+        self._lock = threading.Lock()
+        self._library = ctypes.CDLL(str(path))
+        self._declare()
+        # The library keeps these pointers: they must live as long as it does.
+        self._callbacks = (_LOADER(self._load), _KERNEL(self._execute), _FORGET(self._forget))
+        self._library.simacl_set_callbacks(*self._callbacks)
+
+    def _declare(self) -> None:
+        text, long, number = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int
+        pointer, size = ctypes.c_void_p, ctypes.c_uint64
+        shapes: dict[str, tuple[Any, ...]] = {
+            "simacl_set_callbacks": (_LOADER, _KERNEL, _FORGET),
+            "simacl_answer": (text, size),
+            "simacl_output": (
+                pointer, number, number, number, ctypes.POINTER(long), pointer, size,
+            ),
+            "simacl_kernel_error": (pointer, number, text),
+            "simacl_reset": (),
+            "simacl_config": (text, long),
+            "simacl_config_text": (text, text),
+            "simacl_fault": (text, long, number, text, number, long),
+            "simacl_clear_faults": (),
+        }  # fmt: skip
+        for name, types in shapes.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = types, None
+        self._library.simacl_report.argtypes = (text, size)
+        self._library.simacl_report.restype = size
+        self._library.simacl_api_version.restype = number
+
+    # ---- callbacks: nothing may escape into C
+    def _load(self, key: int, path: bytes | None, data: int | None, size: int) -> None:
+        try:
+            if path is not None:
+                payload = load_payload(path.decode("utf-8", errors="surrogateescape"))
+            else:
+                raw = (ctypes.c_char * size).from_address(data or 0)
+                payload = payload_of_bytes(memoryview(raw).cast("B"))
+            answer = describe(payload)
+            if key:
+                model = LoadedModel(payload, self.transform, self.mutate, self.lowering)
+                with self._lock:
+                    self._models[key] = model
+        except OmfuseError as error:
+            code = _BAD_DATA if error.code in ("not-om", "bad-payload") else _LOAD_FAILED
+            answer = f"error\t{code}\tE19999: {_plain(error.message)}"
+        except Exception as error:
+            answer = f"error\t{_LOAD_FAILED}\tE19999: {_plain(repr(error))}"
+        raw_answer = answer.encode("utf-8", errors="replace")
+        self._library.simacl_answer(raw_answer, len(raw_answer))
+
+    def _execute(self, key: int, count: int, inputs: Any, call: int) -> None:
+        try:
+            with self._lock:
+                model = self._models[key]
+            arrays = [_array(inputs[index]) for index in range(count)]
+            for index, array in enumerate(model.run(arrays)):
+                dims = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
+                whole = np.ascontiguousarray(array)
+                self._library.simacl_output(
+                    call, index, 0, array.ndim, dims, whole.ctypes.data, whole.nbytes
+                )
+        except OmfuseError as error:
+            self._fail(call, error.message)
+        except Exception as error:
+            self._fail(call, repr(error))
+
+    def _fail(self, call: int, text: str) -> None:
+        said = f"EZ9999: the simulated model failed: {_plain(text)}"
+        self._library.simacl_kernel_error(call, _EXECUTE_FAILED, said.encode(errors="replace"))
+
+    def _forget(self, key: int) -> None:
+        with self._lock:
+            model = self._models.pop(key, None)
+        if model is not None:
+            model.close()
+
+    # ---- what the owner of the device may ask
+    def kernels(self, model_id: int) -> dict[str, str]:
+        """Return FlashAttention node -> what computes it, for a loaded model."""
+        with self._lock:
+            return dict(self._models[model_id].kernels)
+
+    def configure(self, **settings: int | str) -> None:
+        """Change settings of the device, such as ``device_count``, ``memory_bytes``, ``soc``."""
+        for name, value in settings.items():
+            if isinstance(value, str):
+                self._library.simacl_config_text(name.encode(), value.encode())
+            else:
+                self._library.simacl_config(name.encode(), int(value))
+
+    def fault(
+        self,
+        site: str,
+        nth: int = 1,
+        code: int = 0,
+        text: str | bytes | None = None,
+        *,
+        sticky: bool = False,
+        delay_us: int = 0,
+    ) -> None:
+        """Make the nth call of a C function fail; ``*`` is any, ``exec`` the run on the device."""
+        said = text.encode() if isinstance(text, str) else text
+        self._library.simacl_fault(site.encode(), nth, code, said, int(sticky), delay_us)
+
+    def clear_faults(self) -> None:
+        """Remove all injected faults and revive a dead device."""
+        self._library.simacl_clear_faults()
+
+    def report(self) -> dict[str, Any]:
+        """Return ``leaks``, ``violations``, ``calls``, ``used``, ``peak`` and ``trace``."""
+        size = self._library.simacl_report(None, 0)
+        while True:
+            buffer = ctypes.create_string_buffer(size + 4096)
+            needed = self._library.simacl_report(buffer, len(buffer))
+            if needed < len(buffer):
+                found: dict[str, Any] = json.loads(buffer.value)
+                return found
+            size = needed
+
+    def reset(self) -> None:
+        """Forget everything, as after the end of the process."""
+        self._library.simacl_reset()
+        self.transform = self.mutate = None
+        self.lowering = "auto"
+
+    @property
+    def flavour(self) -> int:
+        """81 or 90, see :data:`omfuse.sim.build.FLAVOURS`."""
+        return int(self._library.simacl_api_version())
+
+
+@functools.cache
+def simulated_device(flavour: int = 90, sanitize: bool = False) -> SimulatedDevice:
+    """Return the simulated device of this process, building its library when needed.
+
+    Raises:
+        NotAvailableError: ``no-compiler``, ``not-linux``.
+        ToolchainError: ``sim-build-failed``.
+    """
+    return SimulatedDevice(build_library(flavour, sanitize))
+
+
+def describe(payload: Payload) -> str:
+    """Return what the library needs to know of a model, one fact a line."""
+    lines = [
+        f"mode\t{payload.mode}",
+        f"soc\t{_plain(payload.soc)}",
+        f"size\t{payload.work_size}\t{payload.weight_size}",
+    ]
+    lines += ["input" + _tensor_line(spec) for spec in payload.inputs]
+    lines += ["output" + _tensor_line(spec) for spec in payload.outputs]
+    for index, gear in enumerate(payload.gears):
+        shown: Sequence[int] = gear
+        if payload.mode == "dims":  # the call names all dims of all inputs
+            shown = [size for dims in payload.gear_inputs[index] for size in dims]
+        lines.append(f"gear\t{_dims(shown)}")
+        lines.append("\t".join(["gearin", *map(_dims, payload.gear_inputs[index])]))
+        lines.append("\t".join(["gearout", *map(_dims, payload.gear_outputs[index])]))
+    if payload.gears:
+        lines.append(f"gearnumbers\t{len(payload.gears[0])}")
+    return "\n".join(lines)
+
+
+def _tensor_line(spec: TensorSpec) -> str:
+    ranges = ",".join(f"{low}~{high}" for low, high in spec.ranges)
+    fields = (_plain(spec.name), spec.acl_dtype, spec.acl_format, spec.size, _dims(spec.dims))
+    return "\t" + "\t".join(map(str, fields)) + "\t" + ranges
+
+
+def _dims(sizes: Sequence[int]) -> str:
+    return ",".join(str(size) for size in sizes)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _array(tensor: _HostTensor) -> Array:
+    dtype = numpy_dtype(tensor.dtype)
+    shape = tuple(tensor.dims[axis] for axis in range(tensor.ndim))
+    if tensor.bytes == 0:
+        return np.empty(shape, dtype)
+    raw = (ctypes.c_uint8 * tensor.bytes).from_address(tensor.data)
+    return np.frombuffer(raw, np.uint8).view(dtype).reshape(shape).copy()
