@@ -41,16 +41,18 @@ FlashAttention <num_heads, num_kv_heads, scale, layout, out_layout> (q, k, v) =>
 }
 """
 
-# A header of 256 bytes and one partition, as far as the check after a compile looks.
+# Header, a model definition with a name only, and one more part that holds the body.
 WRITE_OM = """
 import struct
 def write_om(path, body):
     head = bytearray(256)
     struct.pack_into("<III", head, 0, 0x444F4D49, 256, 0x20000000)
     head[84:88] = b"test"
-    struct.pack_into("<Q", head, 184, 32 + len(body))
-    table = struct.pack("<IIIIQQ", 1, 0, 0, 0, 0, len(body))
-    open(path, "wb").write(bytes(head) + table + body)
+    model = b"\\n\\x01m"
+    struct.pack_into("<Q", head, 184, 56 + len(model) + len(body))
+    table = struct.pack("<IIIIQQ", 2, 0, 0, 0, 0, len(model))
+    table += struct.pack("<IIQQ", 1, 0, len(model), len(body))
+    open(path, "wb").write(bytes(head) + table + model + body)
 """
 
 START = (
