@@ -100,7 +100,7 @@ def read_description(library: AclLibrary, desc: int, where: str) -> Description:
         )
     hidden = next((t for t in inputs if t.full_name == SHAPE_INPUT), None)
     shown = tuple(t for t in inputs if t is not hidden)
-    for tensor in (*shown, *outputs):
+    for tensor in (*inputs, *outputs):
         numpy_dtype(tensor.code, tensor.name)
     if hidden is not None:
         mode, gears = _gears(library, desc, hidden.index, where)
@@ -195,7 +195,9 @@ def _gears(library: AclLibrary, desc: int, hidden: int, where: str) -> tuple[str
 def _check_sizes(described: Description, where: str) -> None:
     """Refuse a description in which a bounded tensor takes less than its dims."""
     for tensor in (*described.inputs, *described.outputs):
-        if all(size >= 0 for size in tensor.dims) and tensor.size < tensor.bytes_of(tensor.dims):
+        bounded = all(size >= 0 for size in tensor.dims)
+        needed = tensor.bytes_of(tensor.dims) if bounded else 1
+        if (bounded or described.mode != "dynamic") and tensor.size < needed:
             raise _unreadable(
                 f"{tensor.name} {list(tensor.dims)} is said to take {tensor.size} bytes", where
             )

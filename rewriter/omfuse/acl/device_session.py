@@ -153,11 +153,11 @@ class DeviceSession:
             except AclError as error:
                 if error.fatal or error.number in TIMEOUTS:
                     resources.broken = error
+                else:
+                    resources.settle()
                 raise
             except KeyboardInterrupt:
-                # Work may be on its way; nobody may touch its buffers before it is done.
-                if resources.stream is not None:
-                    resources.library.status("aclrtSynchronizeStream", resources.stream)
+                resources.settle()
                 raise
 
     def _wanted(self, outputs: Sequence[str] | None) -> list[int]:

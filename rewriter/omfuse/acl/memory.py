@@ -110,8 +110,7 @@ class Slot:
         self.memory: DeviceMemory | None = None
         self.handle = library.make("aclCreateDataBuffer", None, 0)
 
-    def _point(self) -> None:
-        memory = self.memory
+    def _point(self, memory: DeviceMemory | None) -> None:
         address, size = (None, 0) if memory is None else (memory.address, memory.size)
         self._library.call("aclUpdateDataBuffer", self.handle, address, size)
 
@@ -120,15 +119,20 @@ class Slot:
         if self.memory is not None and self.memory.size >= size:
             return
         self.release()
-        self.memory = DeviceMemory(self._library, size, f"tensor {self.tensor.name!r}")
-        self._point()
+        memory = DeviceMemory(self._library, size, f"tensor {self.tensor.name!r}")
+        try:
+            self._point(memory)
+        except BaseException:
+            memory.free()
+            raise
+        self.memory = memory
 
     def release(self) -> None:
         """Free the memory and point nowhere, so that the library may allocate."""
-        memory, self.memory = self.memory, None
-        if memory is not None:
+        if self.memory is not None:
             # First the buffer, then the memory: it must never name memory that is gone.
-            self._library.status("aclUpdateDataBuffer", self.handle, None, 0)
+            self._point(None)
+            memory, self.memory = self.memory, None
             memory.free()
 
     def adopt(self) -> None:
@@ -141,9 +145,14 @@ class Slot:
 
     def swap(self, other: Slot) -> None:
         """Exchange the memory with another slot, without a copy."""
+        try:
+            self._point(other.memory)
+            other._point(self.memory)
+        except AclError:
+            with contextlib.suppress(AclError):
+                self._point(self.memory)
+            raise
         self.memory, other.memory = other.memory, self.memory
-        self._point()
-        other._point()
 
     @property
     def address(self) -> int:
@@ -209,7 +218,8 @@ class BufferSet:
         """Free what a failed run may have allocated, and point the outputs nowhere."""
         for slot in self.outputs:
             slot.adopt()
-            slot.release()
+            with contextlib.suppress(AclError):  # then it keeps its memory
+                slot.release()
 
     def close(self) -> None:
         """Free everything; safe to call twice, never raises."""

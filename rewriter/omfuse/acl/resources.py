@@ -170,7 +170,18 @@ class Resources:
             finally:
                 self.context.close()
 
+    def settle(self) -> None:
+        """Wait for work on the stream, whatever becomes of it: nobody may touch its buffers yet."""
+        if self.stream is not None:
+            self.library.status("aclrtSynchronizeStream", self.stream)
+            self.library.recent_message()
+
     def _give_back(self) -> None:
+        if self.broken is None:
+            self.settle()
+        elif self.stream is not None:  # it may never finish: away with it before its buffers go
+            stream, self.stream = self.stream, None
+            self.destroy_stream(stream)
         while self._closers:
             self._closers.pop()()
         if self.model is not None:

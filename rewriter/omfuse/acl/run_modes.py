@@ -124,13 +124,15 @@ def execute_dynamic(
     found = []
     for slot in buffers.outputs:
         slot.adopt()
-        dims = _run_dims(library, buffers.output_set, slot.tensor.index)
+        dims, told = _run_dims(library, buffers.output_set, slot.tensor.index)
         held = slot.memory.size if slot.memory is not None else 0
-        if any(size < 0 for size in dims) or slot.tensor.bytes_of(dims) > held:
+        size = -1 if any(size < 0 for size in dims) else slot.tensor.bytes_of(dims)
+        if not 0 <= size <= held or size != told:
             raise AclError(
                 UNSUPPORTED,
                 "aclmdlGetDatasetTensorDesc",
-                more=f"output {slot.tensor.name} is said to be {list(dims)} in {held} bytes",
+                more=f"output {slot.tensor.name} is said to be {list(dims)} with {told} bytes, its "
+                f"buffer has {held}",
             )
         found.append(dims)
     return found
@@ -154,7 +156,7 @@ def _execute(
         library.status("aclmdlDestroyExecConfigHandle", config)
 
 
-def _run_dims(library: AclLibrary, dataset: int, index: int) -> Dims:
+def _run_dims(library: AclLibrary, dataset: int, index: int) -> tuple[Dims, int]:
     # The library makes a new description in every run: read it now, keep nothing.
     desc = library.value("aclmdlGetDatasetTensorDesc", dataset, index)
     if not desc:
@@ -169,4 +171,4 @@ def _run_dims(library: AclLibrary, dataset: int, index: int) -> Dims:
         size = ctypes.c_int64()
         library.call("aclGetTensorDescDimV2", desc, axis, ctypes.byref(size))
         sizes.append(size.value)
-    return tuple(sizes)
+    return tuple(sizes), int(library.value("aclGetTensorDescSize", desc))

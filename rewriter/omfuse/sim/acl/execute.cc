@@ -248,10 +248,13 @@ SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset *in, 
   model.flight_stream = stream->handle;
   Op op;
   op.what = "execute";
-  op.run = [plan](Lock *lock) {
-    const Status status = Compute(*plan, false, INFINITY, lock);
+  op.dropped = [plan] {
     auto found = Get().models.find(plan->model);
     if (found != Get().models.end()) --found->second.in_flight;
+  };
+  op.run = [plan, ended = op.dropped](Lock *lock) {
+    const Status status = Compute(*plan, false, INFINITY, lock);
+    ended();
     return status;
   };
   // The time of the run belongs to the operation, so that waiting with a time-out can give up.

@@ -69,8 +69,9 @@ SIMACL_EXPORT aclError aclInit(const char *path) {
     if (!file) return call.Fail(kInvalidFile, "EH0005: cannot read the configuration file");
     json.assign(std::istreambuf_iterator<char>(file), {});
   }
-  if (world.init_count > 0 || world.Get("foreign_init")) {
-    if (world.init_count > 0 && json != world.init_json) {
+  if (world.init_count == 0 && world.Get("foreign_init")) world.init_count = 1;
+  if (world.init_count > 0) {
+    if (json != world.init_json) {
       return call.Fail(kInvalidParam, "EH0004: config content differs from the first aclInit");
     }
 #if SIMACL_API >= 90

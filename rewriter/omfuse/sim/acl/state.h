@@ -83,6 +83,7 @@ struct Status {
 struct Op {
   std::string what;
   std::function<Status(Lock *)> run;  // may drop the lock while it computes
+  std::function<void()> dropped;      // called instead when the stream is destroyed by force
   uint64_t waits_for = 0;             // event handle of a StreamWaitEvent
   uint64_t wait_ticket = 0;
   uint64_t records = 0;  // event handle of a RecordEvent

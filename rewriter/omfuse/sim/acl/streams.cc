@@ -107,27 +107,27 @@ Status DrainDeferred(Stream *stream, Lock *lock, double deadline, size_t limit, 
       continue;
     }
     if (stream->queue.empty()) break;
-    const Op op_copy = {stream->queue.front().what, nullptr, stream->queue.front().waits_for,
-                        stream->queue.front().wait_ticket};
-    if (op_copy.waits_for != 0) {
-      auto event = FindEvent(op_copy.waits_for);
+    const uint64_t waits_for = stream->queue.front().waits_for;
+    const uint64_t wait_ticket = stream->queue.front().wait_ticket;
+    if (waits_for != 0) {
+      auto event = FindEvent(waits_for);
       if (event == nullptr) {
         Violation("event destroyed while a stream waits for it");
-      } else if (event->completed < op_copy.wait_ticket) {
+      } else if (event->completed < wait_ticket) {
         auto other = Find<Stream>(AsPointer(event->stream), Kind::kStream);
         if (other == nullptr || other.get() == stream || depth > 8) {
           // Nobody will ever record it: the device hangs here.
-          while (NowUs() < deadline && event->completed < op_copy.wait_ticket) {
+          while (NowUs() < deadline && event->completed < wait_ticket) {
             if (world.Get("release_hangs")) break;
             world.changed.wait_for(*lock, std::chrono::milliseconds(2));
           }
-          if (event->completed < op_copy.wait_ticket && !world.Get("release_hangs")) {
+          if (event->completed < wait_ticket && !world.Get("release_hangs")) {
             return {kStreamTimeout, "EE1002: Stream synchronize timeout."};
           }
         } else {
           const Status status = DrainDeferred(other.get(), lock, deadline, 1, depth + 1);
           if (status.code == kStreamTimeout) return status;
-          if (other->queue.empty() && event->completed < op_copy.wait_ticket) {
+          if (other->queue.empty() && event->completed < wait_ticket) {
             world.changed.wait_for(*lock, std::chrono::milliseconds(1));
             if (NowUs() >= deadline) return {kStreamTimeout, "EE1002: Stream synchronize timeout."};
           }
@@ -270,6 +270,10 @@ int DestroyStream(Call *call, aclrtStream handle, bool force) {
     Drain(stream.get(), &call->lock(), 1000000, SIZE_MAX);
   }
   StopStream(stream, &call->lock());
+  for (const Op &op : stream->queue) {
+    if (op.dropped) op.dropped();
+  }
+  stream->queue.clear();
   Remove(stream->handle);
   return call->Return(kOk);
 }
