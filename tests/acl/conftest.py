@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import sim_files
+
 from omfuse.host import native
 
 
