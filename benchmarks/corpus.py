@@ -98,6 +98,8 @@ def measure(worker: Worker, folder: Path, case: Case, rewriter: str = "omfuse") 
         if status != "ok":
             return {**line, "error": f"rewrite: {status}: {answer}"}
         line |= answer
+        if not answer.get("runs", True):
+            return line
         status, reference = worker.call("run", case["path"], str(folder), case, timeout=120)
         if status != "ok":
             return {**line, "note": f"original: {status}: {str(reference)[:200]}"}
