@@ -17,7 +17,7 @@ from omfuse.acl.describe import Dims, load_description
 from omfuse.acl.library import AclLibrary
 from omfuse.acl.memory import BufferSet, to_device, to_host
 from omfuse.acl.resources import Resources, SharedWorkspace
-from omfuse.acl.shapes import Choice, as_array, check_names, choose, symbols
+from omfuse.acl.shapes import Choice, as_array, check_names, choose, default_dims, symbols
 from omfuse.errors import UsageError
 from omfuse.session import TensorInfo
 
@@ -231,6 +231,10 @@ class DeviceSession:
                 hint="give a C-contiguous array of that dtype and shape",
             )
         return array
+
+    def default_dims(self, sizes: Mapping[str, int]) -> dict[str, Dims]:
+        """Return legal dims of all inputs; see :func:`omfuse.acl.shapes.default_dims`."""
+        return default_dims(self.description, sizes)
 
     # ---- outputs that stay on the device and become inputs (KV cache)
     def bind(self, output: str, input: str) -> None:  # noqa: A002

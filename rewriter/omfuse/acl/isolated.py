@@ -130,6 +130,11 @@ class IsolatedSession:
         free, total = head["memory"]
         return free, total
 
+    def default_dims(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Return legal dims of all inputs; see :func:`omfuse.acl.shapes.default_dims`."""
+        head, _ = self._ask({"dims": dict(sizes)}, {}, self._limit)
+        return {name: tuple(dims) for name, dims in head["dims"].items()}
+
     @property
     def pid(self) -> int:
         """The worker process."""

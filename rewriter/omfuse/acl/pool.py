@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from omfuse.errors import UsageError
 
 if TYPE_CHECKING:
     from omfuse.session import Session
+
+_ENDED, _FAILED = -1, -2  # instead of a position
 
 
 class DevicePool:
@@ -42,52 +44,8 @@ class DevicePool:
             raise
 
     def map(self, many: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Run for each set of feeds; yields position and outputs, as they become ready.
-
-        The first failure ends the iteration: no new run starts, the running ones finish.
-
-        Raises:
-            OmfuseError: what a run raised.
-        """
-        source, lock = enumerate(many), threading.Lock()
-        done: queue.Queue[tuple[int, Any]] = queue.Queue(2 * len(self.sessions))
-        stop = threading.Event()
-
-        def work(session: Session) -> None:
-            try:
-                while not stop.is_set():
-                    with lock:  # generators are not safe to share
-                        item = next(source, None)
-                    if item is None:
-                        break
-                    done.put((item[0], session.run(item[1])))
-            except BaseException as error:
-                stop.set()
-                done.put((-2, error))
-            finally:
-                done.put((-1, None))
-
-        threads = [threading.Thread(target=work, args=(s,), daemon=True) for s in self.sessions]
-        for thread in threads:
-            thread.start()
-        running, problem = len(threads), None
-        try:
-            while running:
-                position, value = done.get()
-                if position == -1:
-                    running -= 1
-                elif position == -2:
-                    problem = problem or value
-                elif problem is None:
-                    yield position, value
-        finally:
-            stop.set()
-            while running:  # let workers that wait for room go on and end
-                running -= done.get()[0] == -1
-            for thread in threads:
-                thread.join()
-        if problem is not None:
-            raise problem
+        """Run for each set of feeds; see :func:`map_sessions`."""
+        return map_sessions([session.run for session in self.sessions], many)
 
     def close(self) -> None:
         """Close all sessions; safe to call twice."""
@@ -99,3 +57,55 @@ class DevicePool:
 
     def __exit__(self, *unused: object) -> None:
         self.close()
+
+
+def map_sessions(
+    runners: Sequence[Callable[[Any], Any]], many: Iterable[Any]
+) -> Iterator[tuple[int, Any]]:
+    """Call the runners, each on a thread of its own, with the items of one queue.
+
+    Yields position and result, as they become ready.  The first failure ends the iteration: no new
+    run starts, the running ones finish.
+
+    Raises:
+        Exception: what a runner, or the iteration over the items, raised.
+    """
+    source, lock = enumerate(many), threading.Lock()
+    done: queue.Queue[tuple[int, Any]] = queue.Queue(2 * len(runners))
+    stop = threading.Event()
+
+    def work(runner: Callable[[Any], Any]) -> None:
+        try:
+            while not stop.is_set():
+                with lock:  # generators are not safe to share
+                    item = next(source, None)
+                if item is None:
+                    break
+                done.put((item[0], runner(item[1])))
+        except BaseException as error:
+            stop.set()
+            done.put((_FAILED, error))
+        finally:
+            done.put((_ENDED, None))
+
+    threads = [threading.Thread(target=work, args=(r,), daemon=True) for r in runners]
+    for thread in threads:
+        thread.start()
+    running, problem = len(threads), None
+    try:
+        while running:
+            position, value = done.get()
+            if position == _ENDED:
+                running -= 1
+            elif position == _FAILED:
+                problem = problem or value
+            elif problem is None:
+                yield position, value
+    finally:
+        stop.set()
+        while running:  # let workers that wait for room go on and end
+            running -= done.get()[0] == _ENDED
+        for thread in threads:
+            thread.join()
+    if problem is not None:
+        raise problem

@@ -79,6 +79,8 @@ def _answer(
     if "bind" in request:
         session.bind(*request["bind"])
         return {}, {}
+    if "dims" in request:
+        return {"dims": session.default_dims(request["dims"])}, {}
     if "memory" in request:
         return {"memory": list(session.memory())}, {}
     results = session.run(feeds, request["run"])
