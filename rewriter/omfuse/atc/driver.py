@@ -162,9 +162,9 @@ def _failure(outcome: Outcome, said: list[AtcMessage], folder: Path, opset: int 
             messages=said,
         )
     head = atc_messages.headline(said)
-    if head is not None:
-        return _by_code(head, said, folder, opset)
     trouble = atc_messages.parser_trouble(outcome.output)
+    if head is not None and not (head.inner and trouble):
+        return _by_code(head, said, folder, opset)
     if trouble is not None:
         what, fix = trouble
         return AtcError("atc-arguments", what, folder, where=str(log), hint=fix, messages=said)

@@ -178,6 +178,9 @@ def _simulated(work: Path | None) -> Toolchain:
         raise NotAvailableError("no-simulated-atc", "the simulated ATC is not part of this install")
     if work is None:
         raise ValueError("the simulated ATC needs a folder for its launcher")
+    from omfuse.sim.package import write_package
+
+    write_package(work / "opp")
     launcher = work / "atc"
     start = f'exec {shlex.quote(sys.executable)} -m omfuse.sim.atc "$@"'
     launcher.write_text(f"#!/bin/sh\n{start}\n", "utf-8")
@@ -201,6 +204,10 @@ def child_environment(
         env["ASCEND_CUSTOM_OPP_PATH"] = ":".join(dict.fromkeys([*map(str, op_paths), *known]))
     home = toolchain.home
     if home is None:
+        # The fabricated package comes last: one that the user built goes before it.
+        made = [str(p) for p in sorted((work / "opp").glob("*/")) if p.is_dir()]
+        known = [p for p in env.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if p]
+        env["ASCEND_CUSTOM_OPP_PATH"] = ":".join(dict.fromkeys([*known, *made]))
         return env
     env.setdefault("ASCEND_TOOLKIT_HOME", str(home))
     env.setdefault("ASCEND_HOME_PATH", str(home))

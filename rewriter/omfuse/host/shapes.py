@@ -37,7 +37,7 @@ def _value(proto: onnx.ValueInfoProto) -> Value:
     return Value(tensor.elem_type, tuple(dims))
 
 
-def _skeleton(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+def skeleton(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
     """Copy a model without its weights: large initializers become inputs."""
     bare = onnx.ModelProto(ir_version=model.ir_version)
     bare.opset_import.extend(model.opset_import)
@@ -77,11 +77,11 @@ def infer(
         model: the model; its weights are not read.
         input_shapes: sizes that replace the declared shapes of inputs.
     """
-    bare = _skeleton(model, input_shapes)
+    bare = skeleton(model, input_shapes)
     try:
         bare = shape_inference.infer_shapes(bare, check_type=False, data_prop=True)
     except Exception:  # onnx raises several unrelated types; declared shapes still help
-        bare = _skeleton(model, input_shapes)
+        bare = skeleton(model, input_shapes)
     found: list[dict[str, Value]] = []
 
     def visit(graph: onnx.GraphProto, outer: dict[str, Value]) -> None:

@@ -1,0 +1,95 @@
+"""Find the shapes of all values for given input shapes, without the weights where possible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from omfuse.errors import OmfuseError
+from omfuse.host import shapes
+from omfuse.host.session import HostSession
+from omfuse.host.site import Value
+from omfuse.sim.restore import restore
+
+# Operators whose output sizes follow from values, not shapes.
+_BY_VALUE = frozenset(["NonZero", "Unique", "Compress", "NonMaxSuppression", "RandomUniform"])
+# Attention of CANN: the shape of its result is that of the query.
+_LIKE_QUERY = frozenset(["NPUPromptFlashAttention", "NPUIncreFlashAttention", "NPUFlashAttention"])
+
+Known = dict[str, Value]
+
+
+class ShapeFinder:
+    """Shapes of one model for any input shapes.
+
+    Args:
+        model: the ATC form.
+        open_dims: dims of inputs by name, -1 where the compile leaves them open.
+        folder: of the external data.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, open_dims: Mapping[str, Sequence[int]], folder: Path
+    ) -> None:
+        self._model, self._open, self._folder = model, open_dims, folder
+        self._light = shapes.skeleton(model, {})
+        self._foreign = _make_readable(self._light)
+        restore(self._light, open_dims)
+        for value in self._light.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        types = {node.op_type for graph in shapes.graphs(model.graph) for node in graph.node}
+        self.by_value = bool(types & _BY_VALUE)
+        self._session: HostSession | None = None
+
+    def find(self, dims: Mapping[str, Sequence[int]]) -> Known:
+        """Return dtype and dims of every value of the root graph, dims unknown where open."""
+        fixed = {name: sizes for name, sizes in dims.items() if all(s >= 0 for s in sizes)}
+        return shapes.infer(self._light, fixed)[0]
+
+    def run(
+        self, dims: Mapping[str, Sequence[int]], outputs: Sequence[str]
+    ) -> dict[str, tuple[int, ...]]:
+        """Run the model on zeros and return the shapes of outputs; empty when it cannot run."""
+        if self._foreign:
+            return {}
+        try:
+            if self._session is None:
+                self._session = self._open_session(outputs)
+            feeds = {
+                info.name: np.zeros(tuple(dims[info.name]), info.dtype)
+                for info in self._session.inputs
+            }
+            made = self._session.run(feeds)
+        except OmfuseError:
+            return {}
+        return {name: tuple(made[name].shape) for name in outputs}
+
+    def _open_session(self, outputs: Sequence[str]) -> HostSession:
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self._model)
+        restore(whole, self._open)
+        for value in whole.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        # In a process of its own: fp16 models can bring onnxruntime down.
+        return HostSession(whole, "plain", base_dir=self._folder, isolated=True)
+
+    def close(self) -> None:
+        """End the process that ran the model, if any."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def _make_readable(light: onnx.ModelProto) -> bool:
+    """Let shape inference pass CANN's attention; return whether there was any."""
+    found = False
+    for graph in shapes.graphs(light.graph):
+        for node in graph.node:
+            if node.op_type in _LIKE_QUERY:
+                found = True
+                node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1]))
+    return found
