@@ -68,7 +68,7 @@ def test_the_table_names_the_lowering(folder: Path, capsys: pytest.CaptureFixtur
     ("arguments", "code", "said"),
     [
         (["nowhere.onnx", "--random", "0"], 2, "model-not-found"),
-        (["model.om", "--random", "0"], 2, "wrong-artefact"),
+        (["model.om", "--random", "0"], 2, "no-device"),
         (["model.onnx"], 2, "bad-feed"),
         (["model.onnx", "--input", "query"], 2, "bad-argument"),
         (["model.onnx", "--input", "query=nowhere.npy"], 2, "bad-input-file"),

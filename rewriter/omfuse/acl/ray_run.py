@@ -7,6 +7,7 @@ not at all: an item that runs twice leaves one result.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def run_on_ray(
     ray = _ray()
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         return _run(ray, (model, device, options, fixed, folder), items, tick)
     finally:
@@ -108,7 +110,10 @@ def _run(
     source = Path(model).resolve()
     arguments = (str(source), device, dict(options), dict(fixed), str(folder.resolve()))
     mapped = ray.data.from_items(rows, override_num_blocks=min(len(rows), 8 * count)).map(
-        _Actor, fn_constructor_args=arguments, concurrency=count, **share
+        _Actor,
+        fn_constructor_args=arguments,
+        compute=ray.data.ActorPoolStrategy(size=count),
+        **share,
     )
     failed: dict[str, OmfuseError] = {}
     try:
