@@ -1,0 +1,142 @@
+"""Compiles every rewritten model of a corpus with the simulated ATC and inspects the result.
+
+    python -m benchmarks.compile_corpus --corpus ../shared/corpus
+    python -m benchmarks.compile_corpus --corpus DIR --only bert --soc Ascend310P3 --subprocess
+
+For each model and chip: rewrite, compile, read the .om with the reader, and compare the number of
+FlashAttention operators in it, complete with kernel and task, with the number that was fused. Sizes
+of open dims are those of the manifest. `--subprocess` starts the stand-in as the driver does;
+without it the stand-in runs inside the worker. Exits 0 when every model passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import Case, Result, feeds_of, load_cases
+from benchmarks.worker import Worker
+from rich.console import Console
+from rich.table import Table
+
+SOCS = ("Ascend310P3", "Ascend910B3")
+
+
+def compile_case(folder: str, case: Case, socs: list[str], own_process: bool) -> list[Result]:
+    """One line a chip."""
+    import onnx
+
+    import omfuse
+    from omfuse.atc.inspect_om import describe_om
+    from omfuse.atc.prepare import graph_inputs
+    from omfuse.errors import OmfuseError
+    from omfuse.sim.atc.inprocess import atc_in_process
+
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="omfuse-compile-") as scratch:
+        os.environ["OMFUSE_RUN_DIR"] = scratch
+        fused = omfuse.rewrite(case["path"])
+        # Standard Attention operators become FlashAttention too, counted apart.
+        count = fused.fused + sum(record.status == "fused" for record in fused.lowered)
+        path = Path(scratch) / "fused.onnx"
+        onnx.save(fused.model, str(path))
+        sizes = {name: array.shape for name, array in feeds_of(folder, case)[0][1].items()}
+        shape = {
+            name: [int(size) for size in sizes[name]]
+            for name, dims in graph_inputs(fused.model).items()
+            if not all(isinstance(dim, int) for dim in dims) and len(dims)
+        }
+        for soc in socs:
+            target, started = Path(scratch) / f"{soc}.om", time.perf_counter()
+            line: Result = {"id": case["id"], "soc": soc, "fused": count}
+            try:
+                if own_process:
+                    result = _compile(path, target, soc, shape)
+                else:
+                    with atc_in_process():
+                        result = _compile(path, target, soc, shape)
+                found = describe_om(target)
+                complete = [entry for entry in found["attention"] if entry["complete"]]
+                line |= {"kind": result.shape_kind, "found": len(complete), "error": None}
+                line |= {"bytes": found["bytes"], "open": _open(found)}
+            except OmfuseError as error:
+                text = f"{error.code}: {error.message} ({error.where})"
+                line |= {"kind": "", "found": 0, "error": text}
+            line["seconds"] = round(time.perf_counter() - started, 3)
+            line["passes"] = line["error"] is None and line["found"] == line["fused"]
+            lines.append(line)
+    return lines
+
+
+def _compile(path: Path, target: Path, soc: str, shape: dict[str, list[int]]) -> Any:
+    import omfuse
+
+    return omfuse.compile(path, target, soc, device="sim", shape=shape, use_cache=False)
+
+
+def _open(found: dict[str, Any]) -> int:
+    """Count outputs with a size that the compile left open."""
+    return sum(-1 in output["shape"] for output in found["outputs"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--only", default="", help="text in the id of a case")
+    parser.add_argument("--soc", action="append", help=f"default {' and '.join(SOCS)}")
+    parser.add_argument("--subprocess", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    console = Console(stderr=True)
+    lines: list[Result] = []
+    socs = given.soc or list(SOCS)
+    started = time.perf_counter()
+    with Worker(compile_case) as worker:
+        for case in load_cases(given.corpus, given.only):
+            status, answer = worker.call(
+                str(given.corpus), case, socs, given.subprocess, timeout=300
+            )
+            if status != "ok":
+                empty = {"fused": None, "found": 0, "kind": "", "seconds": 0.0, "passes": False}
+                answer = [{"id": case["id"], "soc": s, **empty, "error": answer} for s in socs]
+            for line in answer:
+                if not line["passes"]:
+                    console.print(f"{line['id']} {line['soc']}: {line['error'] or line}")
+            lines += answer
+    report(lines, time.perf_counter() - started, given.json)
+    return 0 if lines and all(line["passes"] for line in lines) else 1
+
+
+def report(lines: list[Result], seconds: float, as_json: bool) -> None:
+    if as_json:
+        document = {"schema": "omfuse.compile-corpus/1", "seconds": round(seconds, 1)}
+        print(json.dumps({**document, "lines": lines}))
+        return
+    table = Table("chip", "models", "pass", "FlashAttention fused", "in .om", "open outputs", "s")
+    for soc in dict.fromkeys(line["soc"] for line in lines):
+        mine = [line for line in lines if line["soc"] == soc]
+        table.add_row(
+            soc,
+            str(len(mine)),
+            str(sum(line["passes"] for line in mine)),
+            str(sum(line["fused"] or 0 for line in mine)),
+            str(sum(line["found"] for line in mine)),
+            str(sum(bool(line.get("open")) for line in mine)),
+            f"{sum(line['seconds'] for line in mine):.0f}",
+        )
+    console = Console()
+    console.print(table)
+    causes = Counter(str(line["error"]).split(":")[0] for line in lines if line["error"])
+    for cause, count in causes.most_common():
+        console.print(f"{count} x {cause}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
