@@ -1,0 +1,178 @@
+// TPipe, TQue and TBuf: memory of a core and the flags that queues raise.
+#ifndef OMFUSE_EMULATION_API_QUEUE_H_
+#define OMFUSE_EMULATION_API_QUEUE_H_
+
+#include <functional>
+#include <vector>
+
+#include "api_sync.h"
+#include "api_tensor.h"
+
+namespace AscendC {
+
+template <TPosition position>
+class TBuf {
+ public:
+  template <typename T>
+  LocalTensor<T> Get() const {
+    return LocalTensor<T>(SpaceOf(position), storage_, offset_,
+                          static_cast<uint32_t>(bytes_ / sizeof(T)));
+  }
+
+ private:
+  friend class TPipe;
+  omfuse_emu::Storage* storage_ = nullptr;
+  uint64_t offset_ = 0, bytes_ = 0;
+};
+
+template <TPosition position, int32_t depth>
+class TQue {
+  static_assert(position == TPosition::VECIN || position == TPosition::VECOUT,
+                "queues of the vector unit only");
+  static constexpr HardEvent kFull =
+      position == TPosition::VECIN ? HardEvent::MTE2_V : HardEvent::V_MTE3;
+  static constexpr HardEvent kFree =
+      position == TPosition::VECIN ? HardEvent::V_MTE2 : HardEvent::MTE3_V;
+
+ public:
+  template <typename T>
+  LocalTensor<T> AllocTensor() {
+    omfuse_emu::Core& core = omfuse_emu::Machine::Current();
+    for (size_t i = 0; i < buffers_.size(); ++i) {
+      Buffer& buffer = buffers_[(next_ + i) % buffers_.size()];
+      if (buffer.state != kIdle) continue;
+      next_ = (next_ + i + 1) % buffers_.size();
+      if (buffer.freed) WaitFlag<kFree>(buffer.event);
+      buffer.freed = false;
+      buffer.state = kTaken;
+      return LocalTensor<T>(omfuse_emu::Space::kUb, storage_, buffer.offset,
+                            static_cast<uint32_t>(bytes_ / sizeof(T)));
+    }
+    core.Fail("AllocTensor: every buffer of the queue is in use");
+  }
+
+  template <typename T>
+  void EnQue(const LocalTensor<T>& tensor) {
+    Buffer& buffer = Own(tensor.offset(), kTaken, "EnQue");
+    if (waiting_.size() >= static_cast<size_t>(depth)) {
+      omfuse_emu::Machine::Current().Fail("EnQue: more tensors than the depth of the queue");
+    }
+    buffer.state = kQueued;
+    SetFlag<kFull>(buffer.event);
+    waiting_.push_back(&buffer - buffers_.data());
+  }
+
+  template <typename T>
+  LocalTensor<T> DeQue() {
+    if (waiting_.empty()) omfuse_emu::Machine::Current().Fail("DeQue of an empty queue");
+    Buffer& buffer = buffers_[static_cast<size_t>(waiting_.front())];
+    waiting_.erase(waiting_.begin());
+    buffer.state = kTaken;
+    WaitFlag<kFull>(buffer.event);
+    return LocalTensor<T>(omfuse_emu::Space::kUb, storage_, buffer.offset,
+                          static_cast<uint32_t>(bytes_ / sizeof(T)));
+  }
+
+  template <typename T>
+  void FreeTensor(LocalTensor<T>& tensor) {
+    Buffer& buffer = Own(tensor.offset(), kTaken, "FreeTensor");
+    buffer.state = kIdle;
+    buffer.freed = true;
+    SetFlag<kFree>(buffer.event);
+  }
+
+ private:
+  friend class TPipe;
+  enum State { kIdle, kTaken, kQueued };
+  struct Buffer {
+    uint64_t offset = 0;
+    State state = kIdle;
+    bool freed = false;
+    int event = 0;
+  };
+
+  Buffer& Own(uint64_t offset, State state, const char* call) {
+    for (Buffer& buffer : buffers_) {
+      if (buffer.offset == offset && buffer.state == state) return buffer;
+    }
+    omfuse_emu::Machine::Current().Fail(std::string(call) + " of a tensor that the queue does not hold");
+  }
+
+  void Drain() {
+    if (!waiting_.empty()) {
+      omfuse_emu::Machine::Current().Fail("a queue still holds a tensor at the end");
+    }
+    for (Buffer& buffer : buffers_) {
+      if (buffer.state != kIdle) {
+        omfuse_emu::Machine::Current().Fail("a tensor of a queue was never freed");
+      }
+      if (buffer.freed) WaitFlag<kFree>(buffer.event);
+      buffer.freed = false;
+    }
+  }
+
+  omfuse_emu::Storage* storage_ = nullptr;
+  uint64_t bytes_ = 0;
+  std::vector<Buffer> buffers_;
+  std::vector<int64_t> waiting_;
+  size_t next_ = 0;
+};
+
+class TPipe {
+ public:
+  ~TPipe() noexcept(false) {
+    if (std::uncaught_exceptions()) return;
+    for (auto& drain : drains_) drain();
+    for (int space = 0; space < omfuse_emu::kSpaces; ++space) {
+      core_->memory(static_cast<omfuse_emu::Space>(space)).used = 0;
+    }
+  }
+
+  template <TPosition position>
+  bool InitBuffer(TBuf<position>& buffer, uint32_t bytes) {
+    buffer.bytes_ = Round(bytes);
+    buffer.offset_ = Take(SpaceOf(position), buffer.bytes_);
+    buffer.storage_ = &core_->memory(SpaceOf(position)).storage;
+    return true;
+  }
+
+  template <TPosition position, int32_t depth>
+  bool InitBuffer(TQue<position, depth>& queue, uint8_t count, uint32_t bytes) {
+    queue.bytes_ = Round(bytes);
+    queue.storage_ = &core_->memory(omfuse_emu::Space::kUb).storage;
+    queue.buffers_.resize(count);
+    int& events = position == TPosition::VECIN ? input_events_ : output_events_;
+    for (auto& buffer : queue.buffers_) {
+      buffer.offset = Take(omfuse_emu::Space::kUb, queue.bytes_);
+      buffer.event = events++;
+      if (events > 8) core_->Fail("queues need more than the 8 events of a pipe pair");
+    }
+    drains_.push_back([&queue] { queue.Drain(); });
+    return true;
+  }
+
+ private:
+  static uint64_t Round(uint32_t bytes) { return (uint64_t{bytes} + 31) / 32 * 32; }
+
+  uint64_t Take(omfuse_emu::Space space, uint64_t bytes) {
+    omfuse_emu::LocalMemory& memory = core_->memory(space);
+    // Some library calls scratch in the last 8 KB of UB.
+    const uint64_t kept = space == omfuse_emu::Space::kUb ? 8192 : 0;
+    const uint64_t offset = memory.used;
+    memory.used += bytes;
+    if (memory.used + kept > memory.storage.size) {
+      core_->Fail("InitBuffer: " + std::to_string(memory.used) + " bytes do not fit in " +
+                  memory.storage.name + " of " + std::to_string(memory.storage.size) +
+                  (kept ? " less 8192 kept for the library" : ""));
+    }
+    return offset;
+  }
+
+  omfuse_emu::Core* core_ = &omfuse_emu::Machine::Current();
+  std::vector<std::function<void()>> drains_;
+  int input_events_ = 0, output_events_ = 0;
+};
+
+}  // namespace AscendC
+
+#endif  // OMFUSE_EMULATION_API_QUEUE_H_
