@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -93,10 +94,7 @@ def from_cache(
     for path in hit.extra:
         runfolder.place_any(path, job.output.parent / path.name)
     runfolder.place(hit.om, job.output)
-    runfolder.drop_bulk(folder)
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)
     result = CompileResult(
         job.output,
         ready.soc.name,

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from omfuse.atc import messages as atc_messages
+from omfuse.atc import process
 from omfuse.atc.environment import Toolchain
 from omfuse.atc.messages import AtcMessage
 from omfuse.atc.options import AtcOptions, command_text
-from omfuse.atc.process import Outcome, Tick, run_program
+from omfuse.atc.process import Outcome, Tick
 from omfuse.atc.reports import (
     FusionPass,
     Unsupported,
@@ -102,7 +103,7 @@ def run_atc(
     """
     argv = [str(toolchain.atc), *options.to_argv()]
     (folder / "command.txt").write_text(command_text(argv[0], argv[1:]) + "\n", "utf-8")
-    outcome = run_program(argv, folder, env, folder / LOG_NAME, timeout, on_tick)
+    outcome = process.run_program(argv, folder, env, folder / LOG_NAME, timeout, on_tick)
     said = atc_messages.parse_messages(outcome.output)
     succeeded = outcome.code == 0 and atc_messages.SUCCESS_LINE in outcome.output
     if outcome.timed_out or not succeeded:

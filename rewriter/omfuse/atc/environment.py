@@ -146,8 +146,13 @@ def read_version(home: Path) -> tuple[str, str]:
         inner = fields.get("innerversion") or fields.get("Version") or ""
         public = fields.get("version_dir") or fields.get("version") or _PUBLIC.get(inner, "")
         if public or inner:
-            return public or _PUBLIC.get(inner, inner), inner
+            return public or public_release(inner), inner
     return "", ""
+
+
+def public_release(inner: str) -> str:
+    """Return the public release behind a package number, the number itself when unknown."""
+    return _PUBLIC.get(inner, inner)
 
 
 def read_fields(path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from omfuse.atc.rules import PLAIN_PATH
 from omfuse.errors import OutputError
 
 _KEEP_RUNS = 20
+_BULK = ("kernel_meta", "weight", "out", "opp")
 
 
 def make_run_folder(stem: str, base: Path | None = None) -> Path:
@@ -65,7 +66,7 @@ def _drop_old(base: Path) -> None:
 def drop_bulk(folder: Path) -> None:
     """Remove the model copies of a good run; logs, command and reports stay."""
     for path in folder.iterdir():
-        if path.suffix in (".onnx", ".bin", ".om") or path.name in ("kernel_meta", "weight", "out"):
+        if path.suffix in (".onnx", ".bin", ".om") or path.name in _BULK:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

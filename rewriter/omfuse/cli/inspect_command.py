@@ -16,6 +16,8 @@ def command(
 ) -> int:
     """Show inputs, outputs, opsets, size and the attention blocks of MODEL.
 
+    Of an .om also gears, chip, CANN version, ATC command, and each FlashAttention with its kernel.
+
     Example: omfuse inspect bert.onnx
     """
     from omfuse.inspection import inspect
@@ -26,11 +28,9 @@ def command(
         console.print_json(found)
         return 0
     if found["kind"] == "om":
-        for key in ("name", "bytes", "models", "unknown_shape", "platform"):
-            console.print_result(f"{key:<14} {found[key]}")
-        console.print_table(
-            ("partition", "bytes"), [(part["type"], part["size"]) for part in found["partitions"]]
-        )
+        from omfuse.cli.om_view import show
+
+        show(found)
         return 0
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     console.print_result(

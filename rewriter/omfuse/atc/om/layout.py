@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from omfuse.errors import ModelError
+from omfuse.sim.payload import PARTITION
 
 MAGIC = 0x444F4D49  # "IMOD" in little endian
 HEADER_BYTES = 256
@@ -48,6 +49,7 @@ NAMES = {
     BUNDLE_MODEL_INFO: "BUNDLE_MODEL_INFO",
     BUNDLE_MODEL_VAR_INFO: "BUNDLE_MODEL_VAR_INFO",
     CUSTOM_OPS: "CUSTOM_OPS",
+    PARTITION: "SIMULATION",
 }
 MODEL_TYPES = {0: "ir", 1: "standard", 2: "tiny", 3: "flow", 4: "lite", 5: "bundle"}
 _BUNDLE, _FLOW = 5, 3

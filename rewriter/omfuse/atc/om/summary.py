@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omfuse.atc.environment import public_release
 from omfuse.atc.om import layout
 from omfuse.atc.om.inout import DTYPES, FORMATS, InOut, TensorInfo, read_inout
 from omfuse.atc.om.kernels import Kernel, read_kernels, read_libraries
@@ -21,10 +22,10 @@ from omfuse.atc.om.model_def import PROTO_DTYPES, GraphView, ModelView, OpView, 
 from omfuse.atc.om.tasks import TaskList, read_tasks
 from omfuse.atc.om.wire import Budget, WireError
 from omfuse.errors import ModelError
+from omfuse.sim.payload import MARK
 
 SHAPE_INPUT = "ascend_mbatch_shape_data"
 GEAR_SUFFIX = re.compile(r"_ascend_mbatch_batch_\d+\Z")
-SIMULATED_MARK = b"omfuse-simulated"
 _MAX_MODEL_DEF = 1 << 30
 _MAX_INOUT = 64 << 20
 _ATTENTION = re.compile(r"FlashAttention|FusedInferAttention|AttentionScore")
@@ -80,7 +81,7 @@ def _describe(file: OmFile) -> dict[str, Any]:
         "bytes": file.size,
         "name": header.name,
         "model_type": MODEL_TYPES.get(header.model_type, str(header.model_type)),
-        "simulated": header.user_info.startswith(SIMULATED_MARK),
+        "simulated": header.user_info.startswith(MARK),
         "models": header.models,
         "unknown_shape": header.unknown_shape,
         "platform": header.platform,
@@ -130,6 +131,7 @@ def _about(models: Sequence[OneModel]) -> dict[str, Any]:
     sizes = attrs.numbers("om_info_list")
     return {
         "soc": attrs.text("soc_version"),
+        "cann": public_release(attrs.text("atc_version")),
         "atc_version": attrs.text("atc_version"),
         "opp_version": attrs.text("opp_version"),
         "compiler_version": attrs.text("compiler_version"),

@@ -39,7 +39,7 @@ from omfuse.sim.payload import (
     TensorSpec,
 )
 
-VERSION = "7.7.0.1.238"
+VERSION = "simulated"
 _ALIGN = 512
 _DYNAMIC_TYPES = {"batch": 1, "image": 2, "dims": 3}
 _AI_CORE = 0x1029
@@ -388,8 +388,8 @@ def _model_attrs(work: _Work, payload: Payload, command: str, sizes: list[int]) 
         "soc_version": payload.soc,
         "arch_type": "2",
         "framework_type": "Onnx",
-        "atc_version": f"{VERSION}.simulated",
-        "opp_version": f"{VERSION}.simulated",
+        "atc_version": VERSION,
+        "opp_version": VERSION,
         "atc_cmdline": command,
         "memory_size": payload.work_size,
         "weight_size": payload.weight_size,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from omfuse.atc import driver
+from omfuse.atc import process
 from omfuse.atc.process import Outcome, Tick
 from omfuse.sim.atc.main import main
 
@@ -38,9 +38,9 @@ def run_here(
 @contextmanager
 def atc_in_process() -> Iterator[None]:
     """Make the driver call the stand-in directly; real toolchains must not be used inside."""
-    kept = driver.run_program
-    driver.run_program = run_here
+    kept = process.run_program
+    process.run_program = run_here
     try:
         yield
     finally:
-        driver.run_program = kept
+        process.run_program = kept
