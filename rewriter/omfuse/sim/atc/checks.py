@@ -104,6 +104,8 @@ def _check_soc_pair(given: Flags) -> None:
     nano = given.get("soc_version", "").startswith("Ascend035")
     if nano != (given.get("mode", "0") == "30"):
         raise fail("E10055", "The operation is not supported: soc_version and mode do not match.")
+    if given.get("mode", "0") not in ("0", "3"):
+        raise fail("E10055", f"The simulated ATC has no mode {given['mode']}.")
 
 
 def _check_format(given: Flags) -> None:

@@ -74,8 +74,6 @@ def _run(
     mode = given.get("mode", "0")
     if mode == "6":
         return _show(given, say)
-    if mode not in ("0", "3"):
-        raise fail("E10055", f"The simulated ATC has no mode {mode}.")
     request = check_flags(given)
     new_parser = env.get("OMFUSE_SIM_ATC_PARSER") == "new"
     registry = load_registry(env, new_parser)
