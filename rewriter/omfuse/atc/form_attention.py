@@ -69,6 +69,8 @@ def to_custom(model: onnx.ModelProto) -> None:
                 node.domain, node.overload = "", ""
                 del node.attribute[:]
                 values = {**attrs.as_dict(), "scale_value": [attrs.scale, attrs.softcap]}
+                if len(node.output) > 1 and node.output[1]:
+                    values["with_lse"] = 1  # a plug-in does not see how many outputs are named
                 node.attribute.extend(helper.make_attribute(k, v) for k, v in values.items())
 
 
