@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omfuse.errors import NotAvailableError, OutputError
+from omfuse.html import cell, document, listed, table
 
 if TYPE_CHECKING:
     from omfuse.diff.compare import DiffReport
-
-_STYLE = """
-:root{color-scheme:light dark;--line:#8884;--good:#2a7f4f;--bad:#c1121f;--odd:#b26a00}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}
-table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;text-align:right;
-border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-th:first-child,td:first-child,td.text{text-align:left}
-th{font-weight:600}.scroll{overflow-x:auto}
-.pass{color:var(--good);font-weight:600}.fail{color:var(--bad);font-weight:600}
-.unsupported{color:var(--odd);font-weight:600}
-pre{padding:.7rem;border:1px solid var(--line);border-radius:6px;white-space:pre-wrap;
-overflow-wrap:anywhere}img{max-width:100%;height:auto;background:#fff}
-figure{margin:0}.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:1rem}
-"""
 
 
 def require_plotting() -> None:
@@ -78,31 +63,11 @@ def render(report: DiffReport) -> str:
     parts += [_outputs(report), _reasons(report), _blocks(report), _cases(report)]
     parts.append(_pictures(report))
     if report.notes:
-        items = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-        parts.append(f"<h2>Notes</h2><ul>{items}</ul>")
+        parts.append("<h2>Notes</h2>" + listed(report.notes))
     if report.reproducer:
         parts.append(f"<h2>The block alone</h2><pre>{escape(report.reproducer)}</pre>")
     parts.append(f"<h2>Repeat it</h2><pre id='replay'>{escape(report.replay)}</pre>")
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
-        f"<title>omfuse diff: {report.verdict}</title><style>{_STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>"
-    )
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{escape(c)}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(row) + "</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div class='scroll'>{table}</div>"
-
-
-def _cell(value: object, kind: str = "") -> str:
-    if isinstance(value, float):
-        value = f"{value:.3g}"
-    text = "-" if value is None else escape(str(value))
-    return f"<td class='{kind}'>{text}</td>"
+    return document(f"omfuse diff: {report.verdict}", parts)
 
 
 def _outputs(report: DiffReport) -> str:
@@ -111,24 +76,24 @@ def _outputs(report: DiffReport) -> str:
         d, limits = o.distance, o.limits
         rows.append(
             [
-                _cell(o.name),
-                _cell(o.verdict, o.verdict),
-                _cell(d.max_abs if d else None),
-                _cell(limits.max_abs if limits else None),
-                _cell(d.rel_l2 if d else None),
-                _cell(limits.rel_l2 if limits else None),
-                _cell(d.worst_row if d else None),
-                _cell(limits.worst_row if limits else None),
-                _cell(float(o.ratio)),
-                _cell(f"{d.cosine:.6f}" if d else None),
-                _cell(f"{o.top1:.2%}" if o.top1 is not None else None),
-                _cell(o.tolerance.get("atol")),
+                cell(o.name),
+                cell(o.verdict, o.verdict),
+                cell(d.max_abs if d else None),
+                cell(limits.max_abs if limits else None),
+                cell(d.rel_l2 if d else None),
+                cell(limits.rel_l2 if limits else None),
+                cell(d.worst_row if d else None),
+                cell(limits.worst_row if limits else None),
+                cell(float(o.ratio)),
+                cell(f"{d.cosine:.6f}" if d else None),
+                cell(f"{o.top1:.2%}" if o.top1 is not None else None),
+                cell(o.tolerance.get("atol")),
             ]
         )
     columns = (
         "output verdict max-abs limit rel-L2 limit worst-row limit x-limit cosine top-1 needs-atol"
     )
-    return "<h2>Outputs, worst case</h2>" + _table(columns.split(), rows)
+    return "<h2>Outputs, worst case</h2>" + table(columns.split(), rows)
 
 
 def _reasons(report: DiffReport) -> str:
@@ -151,22 +116,22 @@ def _blocks(report: DiffReport) -> str:
         alone, full = b.local, b.accumulated
         rows.append(
             [
-                _cell(b.name),
-                _cell(b.softmax, "text"),
-                _cell(alone.verdict if alone else b.problem, alone.verdict if alone else "text"),
-                _cell(float(alone.ratio) if alone else None),
-                _cell(full.verdict if full else None, full.verdict if full else ""),
-                _cell(float(full.ratio) if full else None),
+                cell(b.name),
+                cell(b.softmax, "text"),
+                cell(alone.verdict if alone else b.problem, alone.verdict if alone else "text"),
+                cell(float(alone.ratio) if alone else None),
+                cell(full.verdict if full else None, full.verdict if full else ""),
+                cell(float(full.ratio) if full else None),
             ]
         )
     columns = ("block", "original softmax", "alone", "x limit", "in the full run", "x limit")
-    return "<h2>Blocks</h2>" + _table(columns, rows)
+    return "<h2>Blocks</h2>" + table(columns, rows)
 
 
 def _cases(report: DiffReport) -> str:
-    rows = [[_cell(case.label), _cell(float(case.ratio))] for case in report.cases]
+    rows = [[cell(case.label), cell(float(case.ratio))] for case in report.cases]
     text = f"<p>Inputs: {escape(report.inputs)}; sha256 {report.inputs_sha256[:16]}</p>"
-    return "<h2>Sets of inputs</h2>" + text + _table(("inputs", "x limit"), rows)
+    return "<h2>Sets of inputs</h2>" + text + table(("inputs", "x limit"), rows)
 
 
 def _pictures(report: DiffReport) -> str:

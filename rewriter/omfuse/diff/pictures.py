@@ -74,6 +74,27 @@ def errors_along_depth(report: DiffReport) -> Figure:
     return figure
 
 
+def distance_to_limit(ratios: dict[str, dict[str, float]]) -> Figure:
+    """Draw error over limit for each output, one row of bars a side (side -> output -> ratio)."""
+    outputs = list(dict.fromkeys(name for side in ratios.values() for name in side))[:24]
+    height = 1.2 + 0.22 * len(outputs) * len(ratios)
+    figure, axes = _figure(9.6, min(height, 12.0))
+    step = 0.8 / max(len(ratios), 1)
+    finite = [r for side in ratios.values() for r in side.values() if 0 < r < float("inf")]
+    floor = min([*finite, 1e-3]) / 2
+    for index, (side, found) in enumerate(ratios.items()):
+        at = [row + index * step for row in range(len(outputs))]
+        values = [max(min(found.get(name, 0.0), 1e6), floor) for name in outputs]
+        axes.barh(at, values, height=step * 0.9, label=side, left=0)
+    axes.axvline(1.0, color=_LIMIT, linestyle="--", label="limit")
+    axes.set_yticks([row + 0.4 - step / 2 for row in range(len(outputs))], outputs, fontsize=8)
+    axes.set(xscale="log", xlabel="error over its limit")
+    axes.set_xlim(left=floor)
+    axes.invert_yaxis()
+    axes.legend(loc="best", fontsize=8)
+    return figure
+
+
 def heat_map(error: Array, golden: Array, name: str) -> Figure:
     """Draw the absolute error of a tensor: rows are all leading axes, columns the last one."""
     wide = np.abs(error.astype(np.float64))
