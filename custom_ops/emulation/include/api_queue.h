@@ -3,6 +3,7 @@
 #define OMFUSE_EMULATION_API_QUEUE_H_
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "api_sync.h"
@@ -38,10 +39,10 @@ class TQue {
   template <typename T>
   LocalTensor<T> AllocTensor() {
     omfuse_emu::Core& core = omfuse_emu::Machine::Current();
-    for (size_t i = 0; i < buffers_.size(); ++i) {
-      Buffer& buffer = buffers_[(next_ + i) % buffers_.size()];
+    for (size_t i = 0; i < state_->buffers.size(); ++i) {
+      Buffer& buffer = state_->buffers[(next_ + i) % state_->buffers.size()];
       if (buffer.state != kIdle) continue;
-      next_ = (next_ + i + 1) % buffers_.size();
+      next_ = (next_ + i + 1) % state_->buffers.size();
       if (buffer.freed) WaitFlag<kFree>(buffer.event);
       buffer.freed = false;
       buffer.state = kTaken;
@@ -54,19 +55,19 @@ class TQue {
   template <typename T>
   void EnQue(const LocalTensor<T>& tensor) {
     Buffer& buffer = Own(tensor.offset(), kTaken, "EnQue");
-    if (waiting_.size() >= static_cast<size_t>(depth)) {
+    if (state_->waiting.size() >= static_cast<size_t>(depth)) {
       omfuse_emu::Machine::Current().Fail("EnQue: more tensors than the depth of the queue");
     }
     buffer.state = kQueued;
     SetFlag<kFull>(buffer.event);
-    waiting_.push_back(&buffer - buffers_.data());
+    state_->waiting.push_back(&buffer - state_->buffers.data());
   }
 
   template <typename T>
   LocalTensor<T> DeQue() {
-    if (waiting_.empty()) omfuse_emu::Machine::Current().Fail("DeQue of an empty queue");
-    Buffer& buffer = buffers_[static_cast<size_t>(waiting_.front())];
-    waiting_.erase(waiting_.begin());
+    if (state_->waiting.empty()) omfuse_emu::Machine::Current().Fail("DeQue of an empty queue");
+    Buffer& buffer = state_->buffers[static_cast<size_t>(state_->waiting.front())];
+    state_->waiting.erase(state_->waiting.begin());
     buffer.state = kTaken;
     WaitFlag<kFull>(buffer.event);
     return LocalTensor<T>(omfuse_emu::Space::kUb, storage_, buffer.offset,
@@ -83,38 +84,39 @@ class TQue {
 
  private:
   friend class TPipe;
-  enum State { kIdle, kTaken, kQueued };
+  enum Use { kIdle, kTaken, kQueued };
   struct Buffer {
     uint64_t offset = 0;
-    State state = kIdle;
+    Use state = kIdle;
     bool freed = false;
     int event = 0;
   };
 
-  Buffer& Own(uint64_t offset, State state, const char* call) {
-    for (Buffer& buffer : buffers_) {
+  Buffer& Own(uint64_t offset, Use state, const char* call) {
+    for (Buffer& buffer : state_->buffers) {
       if (buffer.offset == offset && buffer.state == state) return buffer;
     }
     omfuse_emu::Machine::Current().Fail(std::string(call) + " of a tensor that the queue does not hold");
   }
 
-  void Drain() {
-    if (!waiting_.empty()) {
-      omfuse_emu::Machine::Current().Fail("a queue still holds a tensor at the end");
-    }
-    for (Buffer& buffer : buffers_) {
-      if (buffer.state != kIdle) {
-        omfuse_emu::Machine::Current().Fail("a tensor of a queue was never freed");
+  // The pipe outlives its queues, so it holds on to their buffers.
+  struct State {
+    std::vector<Buffer> buffers;
+    std::vector<int64_t> waiting;
+    void Drain() {
+      omfuse_emu::Core& core = omfuse_emu::Machine::Current();
+      if (!waiting.empty()) core.Fail("a queue still holds a tensor at the end");
+      for (Buffer& buffer : buffers) {
+        if (buffer.state != kIdle) core.Fail("a tensor of a queue was never freed");
+        if (buffer.freed) WaitFlag<kFree>(buffer.event);
+        buffer.freed = false;
       }
-      if (buffer.freed) WaitFlag<kFree>(buffer.event);
-      buffer.freed = false;
     }
-  }
+  };
 
   omfuse_emu::Storage* storage_ = nullptr;
   uint64_t bytes_ = 0;
-  std::vector<Buffer> buffers_;
-  std::vector<int64_t> waiting_;
+  std::shared_ptr<State> state_ = std::make_shared<State>();
   size_t next_ = 0;
 };
 
@@ -140,14 +142,15 @@ class TPipe {
   bool InitBuffer(TQue<position, depth>& queue, uint8_t count, uint32_t bytes) {
     queue.bytes_ = Round(bytes);
     queue.storage_ = &core_->memory(omfuse_emu::Space::kUb).storage;
-    queue.buffers_.resize(count);
+    queue.state_->buffers.resize(count);
     int& events = position == TPosition::VECIN ? input_events_ : output_events_;
-    for (auto& buffer : queue.buffers_) {
+    for (auto& buffer : queue.state_->buffers) {
       buffer.offset = Take(omfuse_emu::Space::kUb, queue.bytes_);
       buffer.event = events++;
       if (events > 8) core_->Fail("queues need more than the 8 events of a pipe pair");
     }
-    drains_.push_back([&queue] { queue.Drain(); });
+    auto state = queue.state_;
+    drains_.push_back([state] { state->Drain(); });
     return true;
   }
 

@@ -138,6 +138,8 @@ struct BrcbRepeatParams {
   uint16_t dstBlkStride = 1, dstRepStride = 8;
 };
 
+inline float ToFloat(bfloat16_t value) { return static_cast<float>(value); }
+
 constexpr omfuse_emu::Space SpaceOf(TPosition position) {
   return position == TPosition::A1 || position == TPosition::B1 || position == TPosition::C1
              ? omfuse_emu::Space::kL1

@@ -1,0 +1,4 @@
+// The kernel for fp16 inputs.
+#define DTYPE_QUERY half
+#define flash_attention flash_attention_half
+#include "../../flash_attention/op_kernel/flash_attention.cpp"

@@ -1,0 +1,264 @@
+// See tiling_plan.h.
+#include "tiling_plan.h"
+
+#include <string.h>
+
+#include <sstream>
+
+namespace omfuse {
+namespace {
+
+const uint32_t kPanel = 128;          // keys of one cube step, as in the kernel
+const uint32_t kSlots = 3;            // steps in flight
+const uint64_t kUbReserve = 8 * 1024;  // kept for CANN's library calls
+const int64_t kMaxDepth = 256;
+
+uint64_t RoundUp(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+class Rejection {
+ public:
+  template <typename V>
+  Rejection& operator<<(const V& value) {
+    text_ << value;
+    return *this;
+  }
+  bool To(std::string* why) const {
+    if (why) *why = text_.str();
+    return false;
+  }
+
+ private:
+  std::ostringstream text_;
+};
+
+// Strides of a query-like tensor [B, heads, length, depth] in its layout.
+void Strides(int32_t layout, int64_t heads, int64_t length, int64_t depth, uint64_t* batch,
+             uint64_t* head, uint32_t* row) {
+  *batch = static_cast<uint64_t>(heads * length * depth);
+  if (layout == kBnsd) {
+    *head = static_cast<uint64_t>(length * depth);
+    *row = static_cast<uint32_t>(depth);
+  } else {
+    *head = static_cast<uint64_t>(depth);
+    *row = static_cast<uint32_t>(heads * depth);
+  }
+}
+
+bool Broadcast(const char* name, const int64_t dims[4], const Problem& p, uint64_t* batch,
+               uint64_t* head, uint64_t* row, std::string* why) {
+  const int64_t full[4] = {p.batch, p.heads, p.q_len, p.kv_len};
+  for (int i = 0; i < 4; ++i) {
+    if (dims[i] == full[i] || (dims[i] == 1 && i < 3)) continue;
+    return (Rejection() << name << " dimension " << i << " is " << dims[i] << ", not "
+                        << (i < 3 ? "1 or " : "") << full[i]
+                        << (i == 3 ? ": expand the last dimension in the graph" : ""))
+        .To(why);
+  }
+  *row = dims[2] == 1 ? 0 : static_cast<uint64_t>(dims[3]);
+  *head = dims[1] == 1 ? 0 : static_cast<uint64_t>(dims[2] * dims[3]);
+  *batch = dims[0] == 1 ? 0 : static_cast<uint64_t>(dims[1] * dims[2] * dims[3]);
+  return true;
+}
+
+bool CheckShape(const Problem& p, const Platform& chip, std::string* why) {
+  if (p.batch < 1 || p.heads < 1 || p.kv_heads < 1 || p.q_len < 1 || p.kv_len < 1 || p.depth < 1 ||
+      p.value_depth < 1) {
+    return (Rejection() << "a dimension is empty").To(why);
+  }
+  if (p.heads % p.kv_heads) {
+    return (Rejection() << "num_heads " << p.heads << " is not a multiple of num_kv_heads "
+                        << p.kv_heads).To(why);
+  }
+  if (p.depth > kMaxDepth || p.value_depth > kMaxDepth) {
+    return (Rejection() << "head depth " << (p.depth > kMaxDepth ? p.depth : p.value_depth)
+                        << " is above " << kMaxDepth).To(why);
+  }
+  if (p.q_len > (1 << 24) || p.kv_len > (1 << 24) || p.batch * p.heads > (1 << 24)) {
+    return (Rejection() << "a dimension is above 16777216").To(why);
+  }
+  if (p.dtype != kFp16 && !(p.dtype == kBf16 && chip.split)) {
+    return (Rejection() << (p.dtype == kBf16 ? "this chip has no bfloat16: convert to float16"
+                                             : "cast query, key and value to float16 or bfloat16 "
+                                               "before the operator")).To(why);
+  }
+  const int64_t row = p.layout == kBnsd ? 1 : p.heads;
+  if (chip.split && row * p.depth > 65535) {
+    return (Rejection() << "a row of " << row * p.depth
+                        << " elements is beyond the copy engine's 65535: use layout BNSD").To(why);
+  }
+  return true;
+}
+
+// What whole 32-byte blocks cannot do (310P has no padding copies).
+bool CheckCoupled(const Problem& p, std::string* why) {
+  if (p.depth < 16 || p.value_depth < 16) {
+    return (Rejection() << "this chip copies whole 32-byte blocks: head depth under 16 is not "
+                           "supported").To(why);
+  }
+  if (p.bias_dtype == kFp32) {
+    return (Rejection() << "this chip takes attn_bias as float16 only").To(why);
+  }
+  if (p.lse_present && p.q_len % 8) {
+    return (Rejection() << "this chip writes lse in blocks of 8 rows and the query length "
+                        << p.q_len << " is not a multiple").To(why);
+  }
+  return true;
+}
+
+int32_t PresenceOf(int32_t dtype) {
+  return dtype == kNoType ? kAbsent : dtype == kFp32 ? kFloat32 : kSameType;
+}
+
+bool MayMaskWholeRows(const Problem& p) {
+  return p.mask_present || p.kv_lengths_present || p.window_left >= 0 || p.window_right >= 0 ||
+         p.causal == kCausalBottomRight;
+}
+
+// UB that the kernel's buffers take; mirrors the InitBuffer calls of op_kernel.
+uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
+  const uint64_t coreRows = split ? t.blockRows / 2 : t.blockRows;
+  const uint64_t cells = static_cast<uint64_t>(t.groupRows) * t.stepColumns;
+  uint64_t bytes = 0;
+  bytes += (split ? 2 : 1) * cells * 4;               // scores
+  bytes += (split ? 2 : 1) * cells * 2;               // probabilities
+  bytes += static_cast<uint64_t>(t.chunkRows) * t.valuePad * 4;  // parts
+  if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
+  bytes += (2 + 2 + kSlots) * coreRows * 32;          // max, sum, alpha
+  bytes += t.stepColumns / 16 * t.groupRows * 8;      // reduction
+  bytes += t.groupRows * (64 + 64 + 32) + 32;
+  if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
+  if (t.mask) bytes += cells * 5;
+  if (t.mask || t.bias == kSameType) bytes += cells * 4;
+  bytes += 2 * 1024;                                  // triangles
+  bytes += coreRows * t.valuePad * 4;                 // output sums
+  bytes += static_cast<uint64_t>(t.chunkRows) * (64 + t.valuePad * 2);
+  if (t.lse) bytes += coreRows * 36;
+  return bytes;
+}
+
+// The largest rows and steps that fit, best first.
+bool Fit(const Platform& chip, FlashAttentionTiling* t) {
+  const uint64_t room = chip.ub_bytes - kUbReserve;
+  if (!chip.split) {
+    t->stepColumns = kPanel;
+    const uint32_t kRows[] = {128, 64, 32, 16};
+    for (uint32_t rows : kRows) {
+      t->blockRows = t->groupRows = rows;
+      // A result part is a quarter of L0C.
+      if (static_cast<uint64_t>(rows) * t->valuePad * 4 > chip.l0c_bytes / 4) continue;
+      for (t->chunkRows = rows; t->chunkRows >= 16; t->chunkRows /= 2) {
+        if (UbBytes(*t, false) <= room) return true;
+      }
+    }
+    return false;
+  }
+  const uint32_t kSteps[] = {512, 384, 256, 128};
+  const uint32_t kGroups[] = {16, 8};
+  for (uint32_t step : kSteps) {
+    for (uint32_t group : kGroups) {
+      t->stepColumns = step;
+      t->groupRows = group;
+      for (t->chunkRows = t->blockRows / 2; t->chunkRows >= 8; t->chunkRows /= 2) {
+        if (static_cast<uint64_t>(t->chunkRows) * t->valuePad * 4 <= 16 * 1024 &&
+            UbBytes(*t, true) <= room) {
+          return true;
+        }
+      }
+    }
+  }
+  return false;
+}
+
+void Count(FlashAttentionTiling* t) {
+  t->rowBlocks = static_cast<uint32_t>(CeilDiv(t->unitRows, t->blockRows));
+  t->tasks = t->batch * t->unitHeads * t->rowBlocks * t->splits;
+}
+
+}  // namespace
+
+bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* tiling, Plan* plan,
+                std::string* why) {
+  if (!CheckShape(p, chip, why)) return false;
+  if (!chip.split && !CheckCoupled(p, why)) return false;
+  FlashAttentionTiling t;
+  memset(&t, 0, sizeof(t));
+  t.batch = static_cast<uint32_t>(p.batch);
+  t.heads = static_cast<uint32_t>(p.heads);
+  t.kvHeads = static_cast<uint32_t>(p.kv_heads);
+  t.group = t.heads / t.kvHeads;
+  t.qLen = static_cast<uint32_t>(p.q_len);
+  t.kvLen = static_cast<uint32_t>(p.kv_len);
+  t.depth = static_cast<uint32_t>(p.depth);
+  t.valueDepth = static_cast<uint32_t>(p.value_depth);
+  t.depthPad = static_cast<uint32_t>(RoundUp(t.depth, 16));
+  t.valuePad = static_cast<uint32_t>(RoundUp(t.valueDepth, 16));
+  Strides(p.layout, p.heads, p.q_len, p.depth, &t.qBatchStride, &t.qHeadStride, &t.qRowStride);
+  Strides(p.layout, p.kv_heads, p.kv_len, p.depth, &t.kBatchStride, &t.kHeadStride,
+          &t.kRowStride);
+  Strides(p.layout, p.kv_heads, p.kv_len, p.value_depth, &t.vBatchStride, &t.vHeadStride,
+          &t.vRowStride);
+  Strides(p.out_layout, p.heads, p.q_len, p.value_depth, &t.oBatchStride, &t.oHeadStride,
+          &t.oRowStride);
+  t.bias = static_cast<uint32_t>(PresenceOf(p.bias_dtype));
+  if (t.bias && !Broadcast("attn_bias", p.bias_dims, p, &t.biasBatchStride, &t.biasHeadStride,
+                           &t.biasRowStride, why)) {
+    return false;
+  }
+  t.mask = p.mask_present ? kSameType : kAbsent;
+  if (t.mask && !Broadcast("attn_mask", p.mask_dims, p, &t.maskBatchStride, &t.maskHeadStride,
+                           &t.maskRowStride, why)) {
+    return false;
+  }
+  t.sink = static_cast<uint32_t>(PresenceOf(p.sink_dtype));
+  t.kvLengths = p.kv_lengths_present ? 1 : 0;
+  t.lse = p.lse_present ? 1 : 0;
+  t.innerHalf = p.inner_precision ? 1 : 0;
+  t.scale = p.scale;
+  t.softcap = p.softcap;
+  t.causal = static_cast<uint32_t>(p.causal);
+  t.windowLeft = static_cast<int32_t>(p.window_left > p.kv_len + p.q_len ? -1 : p.window_left);
+  t.windowRight = static_cast<int32_t>(p.window_right > p.kv_len + p.q_len ? -1 : p.window_right);
+  // With a sink no row is empty.
+  t.maskedRows = t.sink ? static_cast<uint32_t>(kRowsNan) : static_cast<uint32_t>(p.masked_rows);
+  t.skipBlocks = t.maskedRows == kRowsUniform && MayMaskWholeRows(p) ? 0 : 1;
+
+  t.splits = 1;
+  t.blockRows = chip.split ? 128 : 0;
+  if (chip.split) {
+    // Short work spreads over more cores in smaller blocks.
+    const int64_t units = p.batch * p.heads;
+    while (t.blockRows > 64 && units * CeilDiv(p.q_len, t.blockRows) < chip.cube_cores) {
+      t.blockRows /= 2;
+    }
+  }
+  if (!Fit(chip, &t)) {
+    return (Rejection() << "the buffers do not fit in a UB of " << chip.ub_bytes << " bytes")
+        .To(why);
+  }
+  // Few queries: the heads that share keys go through the cube together.
+  t.packed = t.group > 1 && static_cast<uint64_t>(t.group) * t.qLen <= t.blockRows ? 1 : 0;
+  t.unitHeads = t.packed ? t.kvHeads : t.heads;
+  t.unitRows = t.packed ? t.group * t.qLen : t.qLen;
+  t.splitColumns = static_cast<uint32_t>(RoundUp(t.kvLen, t.stepColumns));
+  Count(&t);
+  t.cores = t.tasks < chip.cube_cores ? t.tasks : chip.cube_cores;
+  uint64_t workspace = 0;
+  if (chip.split) {
+    t.scoresSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 4, 512);
+    t.probsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 2, 512);
+    t.partsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.valuePad * 4, 512);
+    t.scoresOffset = 0;
+    t.probsOffset = kSlots * t.scoresSlot;
+    t.partsOffset = t.probsOffset + kSlots * t.probsSlot;
+    t.coreBytes = t.partsOffset + kSlots * t.partsSlot;
+    workspace = t.coreBytes * t.cores;
+  }
+  *tiling = t;
+  plan->tiling_key = 0;
+  plan->block_dim = t.cores;
+  plan->workspace_bytes = workspace;
+  return true;
+}
+
+}  // namespace omfuse

@@ -1,0 +1,73 @@
+// What every part of the kernel shares: the architecture, sizes and small helpers.
+#ifndef OMFUSE_FA_COMMON_H_
+#define OMFUSE_FA_COMMON_H_
+
+#include "kernel_operator.h"
+#include "flash_attention_tiling.h"
+
+// CANN 8 tells the architecture by __CCE_AICORE__, CANN 9 by __NPU_ARCH__.
+#if (defined(__NPU_ARCH__) && __NPU_ARCH__ == 2201) || \
+    (defined(__CCE_AICORE__) && __CCE_AICORE__ == 220)
+#define OMFUSE_FA_SPLIT 1  // cube and vector cores apart, joined by global memory
+#else
+#define OMFUSE_FA_SPLIT 0  // one core with both units, no padding copies, no cross-core flags
+#endif
+
+namespace omfuse {
+
+using AscendC::GlobalTensor;
+using AscendC::HardEvent;
+using AscendC::LocalTensor;
+using AscendC::PipeBarrier;
+using AscendC::RoundMode;
+using AscendC::SetFlag;
+using AscendC::TBuf;
+using AscendC::TPipe;
+using AscendC::TPosition;
+using AscendC::TQue;
+using AscendC::WaitFlag;
+
+constexpr uint32_t kFractal = 16;       // rows and columns of a cube fractal
+constexpr uint32_t kPanel = 128;        // keys that one cube step takes
+constexpr uint32_t kDepthPart = 128;    // columns of an operand in L0
+constexpr uint32_t kLane = 8;           // floats in a 32-byte block
+constexpr uint32_t kRepeat = 64;        // floats in one vector repeat
+constexpr uint32_t kMaxRepeats = 248;   // of 255, so that parts stay whole blocks
+constexpr uint32_t kSlots = 3;          // steps in flight
+
+// fp32 to fp16: 310P knows one rounding and calls it NONE.
+constexpr RoundMode kNarrow = OMFUSE_FA_SPLIT ? RoundMode::CAST_RINT : RoundMode::CAST_NONE;
+
+__aicore__ inline uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+__aicore__ inline uint32_t RoundUp(uint32_t a, uint32_t b) { return CeilDiv(a, b) * b; }
+__aicore__ inline uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+__aicore__ inline int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+__aicore__ inline int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+__aicore__ inline float FromBits(uint32_t bits) {
+  union {
+    uint32_t bits;
+    float value;
+  } same = {bits};
+  return same.value;
+}
+__aicore__ inline float Infinity() { return FromBits(0x7F800000u); }
+__aicore__ inline float MinusInfinity() { return FromBits(0xFF800000u); }
+__aicore__ inline float Lowest() { return FromBits(0xFF7FFFFFu); }
+
+__aicore__ inline void Barrier() { PipeBarrier<PIPE_V>(); }
+
+// Copies the tiling from global memory; whole words, as the struct promises.
+__aicore__ inline void ReadTiling(GM_ADDR address, FlashAttentionTiling* tiling) {
+  const __gm__ uint32_t* from = reinterpret_cast<const __gm__ uint32_t*>(address);
+  uint32_t* to = reinterpret_cast<uint32_t*>(tiling);
+  for (uint32_t i = 0; i < sizeof(FlashAttentionTiling) / sizeof(uint32_t); ++i) to[i] = from[i];
+}
+
+struct Inputs {
+  GM_ADDR query, key, value, bias, mask, sink, kvLengths, output, lse, workspace;
+};
+
+}  // namespace omfuse
+
+#endif  // OMFUSE_FA_COMMON_H_

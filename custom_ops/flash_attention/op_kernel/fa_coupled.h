@@ -1,0 +1,284 @@
+// The pipeline of coupled chips: one core, everything on chip.
+//
+// Scores go from L0C to UB, probabilities from UB to L1, no global memory between. The cube starts
+// the scores of step i + 1 before the vector unit turns to step i, and the vector unit adds the
+// output part of step i - 1 after the softmax of step i, so that each unit works while the other
+// does.
+#ifndef OMFUSE_FA_COUPLED_H_
+#define OMFUSE_FA_COUPLED_H_
+
+#include "fa_copy_in.h"
+#include "fa_cube.h"
+#include "fa_output.h"
+
+#if !OMFUSE_FA_SPLIT
+
+namespace omfuse {
+
+constexpr uint32_t kResultBytes = 64 * 1024;  // a quarter of L0C
+constexpr int32_t kStagingFlag = 7;           // the queues take theirs from 0 upwards
+
+// Flags of L1: queries 0 and 1, keys 2 and 3, values 4 and 5 (with MTE2); probabilities 0 and 1
+// (with MTE3). Flags of L0C: scores 0 and 1, parts 2 and 3.
+template <typename T>
+class CoupledCore {
+ public:
+  __aicore__ inline void Run(TPipe* pipe, const FlashAttentionTiling* tiling, const Inputs& in,
+                             uint32_t core) {
+    tiling_ = tiling;
+    query_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.query));
+    key_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.key));
+    value_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.value));
+    InitBuffers(pipe);
+    softmax_.Init(pipe, tiling, in, tiling->blockRows);
+    output_.Init(pipe, tiling, in, tiling->blockRows);
+    OpenFlags();
+
+    StepWalker walker;
+    walker.Init(tiling, in.kvLengths, core);
+    Step steps[kSlots];
+    bool more = walker.Next(&steps[0]);
+    if (more) ComputeScores(steps[0]);
+    uint32_t end = more ? 1 : 0;
+    for (uint32_t i = 0; i < end + 1; ++i) {
+      if (more) more = walker.Next(&steps[(i + 1) % kSlots]);
+      if (more) {
+        ComputeScores(steps[(i + 1) % kSlots]);
+        end = i + 2;
+      }
+      if (i < end) {
+        ComputeProbs(steps[i % kSlots]);
+        ComputeParts(steps[i % kSlots]);
+      }
+      if (i >= 1 && i - 1 < end) AddPart(steps[(i - 1) % kSlots]);
+    }
+    CloseFlags();
+  }
+
+ private:
+  __aicore__ inline void InitBuffers(TPipe* pipe) {
+    const FlashAttentionTiling& t = *tiling_;
+    const uint32_t size = static_cast<uint32_t>(sizeof(T));
+    pipe->InitBuffer(queries_, 2 * t.blockRows * t.depthPad * size);
+    pipe->InitBuffer(keys_, 2 * kPanel * t.depthPad * size);
+    pipe->InitBuffer(values_, 2 * kPanel * t.valuePad * size);
+    pipe->InitBuffer(operands_, 2 * kPanel * t.blockRows * size);
+    pipe->InitBuffer(results_, 4 * kResultBytes);
+    cube_.Init(pipe);
+    pipe->InitBuffer(scores_, t.blockRows * kPanel * static_cast<uint32_t>(sizeof(float)));
+    pipe->InitBuffer(probs_, 1, t.blockRows * kPanel * size);
+    pipe->InitBuffer(parts_, t.chunkRows * t.valuePad * static_cast<uint32_t>(sizeof(float)));
+    if (t.depth % kFractal) pipe->InitBuffer(staging_, t.blockRows * t.depthPad * size);
+  }
+
+  __aicore__ inline void OpenFlags() {
+    for (int32_t i = 0; i < 6; ++i) SetFlag<HardEvent::MTE1_MTE2>(i);
+    for (int32_t i = 0; i < 2; ++i) SetFlag<HardEvent::MTE1_MTE3>(i);
+    for (int32_t i = 0; i < 4; ++i) SetFlag<HardEvent::V_M>(i);
+    if (tiling_->depth % kFractal) {
+      SetFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
+      for (int32_t i = 2; i < 4; ++i) SetFlag<HardEvent::MTE1_MTE3>(i);
+    }
+  }
+
+  __aicore__ inline void CloseFlags() {
+    for (int32_t i = 0; i < 6; ++i) WaitFlag<HardEvent::MTE1_MTE2>(i);
+    for (int32_t i = 0; i < 2; ++i) WaitFlag<HardEvent::MTE1_MTE3>(i);
+    for (int32_t i = 0; i < 4; ++i) WaitFlag<HardEvent::V_M>(i);
+    if (tiling_->depth % kFractal) {
+      WaitFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
+      for (int32_t i = 2; i < 4; ++i) WaitFlag<HardEvent::MTE1_MTE3>(i);
+    }
+    cube_.Finish();
+  }
+
+  // The rows of a task to `to`, in L1 or UB.
+  __aicore__ inline void CopyQueries(const Step& step, const LocalTensor<T>& to) {
+    const FlashAttentionTiling& t = *tiling_;
+    const uint64_t batch = step.batch * t.qBatchStride;
+    const uint32_t heads = t.packed ? t.group : 1;
+    const uint32_t each = t.packed ? t.qLen : step.rows;
+    const uint32_t head = t.packed ? step.kvHead * t.group : step.unit;
+    const GlobalTensor<T> first = query_[batch + head * t.qHeadStride +
+                                         static_cast<uint64_t>(step.firstRow) * t.qRowStride];
+    for (uint32_t i = 0; i < heads; ++i) {
+      RowsToL1(to[i * each * kFractal], first[i * t.qHeadStride], each, t.depth, t.qRowStride,
+               step.rowsPad);
+    }
+    if (step.rowsPad > step.rows) {
+      RepeatRow(to[step.rows * kFractal], first, step.rowsPad - step.rows, t.depth, step.rowsPad);
+    }
+  }
+
+  __aicore__ inline void LoadQueries(const Step& step, const LocalTensor<T>& to, int32_t turn) {
+    const FlashAttentionTiling& t = *tiling_;
+    if (t.depth % kFractal == 0) {
+      WaitFlag<HardEvent::MTE1_MTE2>(turn);
+      CopyQueries(step, to);
+      SetFlag<HardEvent::MTE2_MTE1>(turn);
+      WaitFlag<HardEvent::MTE2_MTE1>(turn);
+      return;
+    }
+    // The last column of 16 repeats elements of the one before (see fa_copy_in.h): as zeros in the
+    // queries they count once.
+    const LocalTensor<T> staging = staging_.template Get<T>();
+    WaitFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
+    CopyQueries(step, staging);
+    SetFlag<HardEvent::MTE2_V>(kStagingFlag);
+    WaitFlag<HardEvent::MTE2_V>(kStagingFlag);
+    const uint64_t lanes = (1ull << (kFractal - t.depth % kFractal)) - 1;
+    const uint64_t four = lanes | (lanes << 16) | (lanes << 32) | (lanes << 48);
+    uint64_t mask[2] = {four, four};
+    AscendC::Duplicate(staging[(t.depthPad - kFractal) * step.rowsPad], static_cast<T>(0.0f), mask,
+                       static_cast<uint8_t>(step.rowsPad / 8), 1, 8);
+    SetFlag<HardEvent::V_MTE3>(kStagingFlag);
+    WaitFlag<HardEvent::V_MTE3>(kStagingFlag);
+    WaitFlag<HardEvent::MTE1_MTE3>(2 + turn);
+    const AscendC::DataCopyParams params(
+        1, static_cast<uint16_t>(step.rowsPad * t.depthPad / kFractal), 0, 0);
+    AscendC::DataCopy(to, staging, params);
+    SetFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
+    SetFlag<HardEvent::MTE3_MTE1>(2 + turn);
+    WaitFlag<HardEvent::MTE3_MTE1>(2 + turn);
+  }
+
+  __aicore__ inline void FreeQueries(int32_t turn) {
+    if (tiling_->depth % kFractal == 0) {
+      SetFlag<HardEvent::MTE1_MTE2>(turn);
+    } else {
+      SetFlag<HardEvent::MTE1_MTE3>(2 + turn);
+    }
+  }
+
+  __aicore__ inline void ComputeScores(const Step& step) {
+    const FlashAttentionTiling& t = *tiling_;
+    const int32_t turn = static_cast<int32_t>(step.turn % 2);
+    const LocalTensor<T> queries =
+        queries_.template Get<T>()[turn * t.blockRows * t.depthPad];
+    if (step.first) LoadQueries(step, queries, turn);
+    const int32_t flag = static_cast<int32_t>(2 + scoreTurn_);
+    const LocalTensor<T> keys = keys_.template Get<T>()[scoreTurn_ * kPanel * t.depthPad];
+    const uint64_t at = step.batch * t.kBatchStride + step.kvHead * t.kHeadStride +
+                        static_cast<uint64_t>(step.begin) * t.kRowStride;
+    WaitFlag<HardEvent::MTE1_MTE2>(flag);
+    MatrixToL1(keys, key_[at], step.count, t.depth, t.kRowStride);
+    SetFlag<HardEvent::MTE2_MTE1>(flag);
+    WaitFlag<HardEvent::MTE2_MTE1>(flag);
+    const int32_t result = static_cast<int32_t>(scoreTurn_);
+    WaitFlag<HardEvent::V_M>(result);
+    for (uint32_t first = 0; first < t.depthPad; first += kDepthPart) {
+      const uint32_t depth = Smaller(kDepthPart, t.depthPad - first);
+      cube_.Open();
+      cube_.LoadLeft(queries, step.rowsPad, step.rowsPad, first, depth);
+      cube_.LoadKeys(keys, step.countPad, first, depth);
+      cube_.Multiply(Result(result), step.rowsPad, step.countPad, depth, first == 0);
+    }
+    SetFlag<HardEvent::MTE1_MTE2>(flag);
+    SetFlag<HardEvent::M_V>(result);
+    if (step.last) FreeQueries(turn);
+    scoreTurn_ ^= 1;
+  }
+
+  __aicore__ inline void ComputeProbs(const Step& step) {
+    if (step.first) softmax_.Start(step, step.firstRow, step.rowsPad);
+    const int32_t result = static_cast<int32_t>(probTurn_);
+    const LocalTensor<float> scores = scores_.Get<float>();
+    WaitFlag<HardEvent::M_V>(result);
+    FromL0c(scores, Result(result), 1, step.rowsPad * step.countPad, 0);
+    Barrier();
+    SetFlag<HardEvent::V_M>(result);
+    LocalTensor<T> probs = probs_.template AllocTensor<T>();
+    softmax_.Process(scores, probs, step, step.firstRow, 0, step.rowsPad);
+    probs_.EnQue(probs);
+    probs = probs_.template DeQue<T>();
+    WaitFlag<HardEvent::MTE1_MTE3>(result);
+    const AscendC::DataCopyParams params(
+        1, static_cast<uint16_t>(step.rowsPad * step.countPad / kFractal), 0, 0);
+    AscendC::DataCopy(operands_.template Get<T>()[probTurn_ * kPanel * tiling_->blockRows], probs,
+                      params);
+    SetFlag<HardEvent::MTE3_MTE1>(result);
+    probs_.FreeTensor(probs);
+    probTurn_ ^= 1;
+  }
+
+  __aicore__ inline void ComputeParts(const Step& step) {
+    const FlashAttentionTiling& t = *tiling_;
+    const int32_t turn = static_cast<int32_t>(partTurn_);
+    const int32_t flag = 4 + turn;
+    const LocalTensor<T> values = values_.template Get<T>()[partTurn_ * kPanel * t.valuePad];
+    const uint64_t at = step.batch * t.vBatchStride + step.kvHead * t.vHeadStride +
+                        static_cast<uint64_t>(step.begin) * t.vRowStride;
+    WaitFlag<HardEvent::MTE1_MTE2>(flag);
+    MatrixToL1(values, value_[at], step.count, t.valueDepth, t.vRowStride);
+    SetFlag<HardEvent::MTE2_MTE1>(flag);
+    WaitFlag<HardEvent::MTE2_MTE1>(flag);
+    WaitFlag<HardEvent::MTE3_MTE1>(turn);
+    WaitFlag<HardEvent::V_M>(2 + turn);
+    const LocalTensor<T> probs = operands_.template Get<T>()[partTurn_ * kPanel * t.blockRows];
+    for (uint32_t first = 0; first < t.valuePad; first += kDepthPart) {
+      const uint32_t columns = Smaller(kDepthPart, t.valuePad - first);
+      cube_.Open();
+      cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, step.countPad);
+      cube_.LoadValues(values, step.countPad, first, columns);
+      cube_.Multiply(Result(2 + turn)[first * step.rowsPad], step.rowsPad, columns, step.countPad,
+                     true);
+    }
+    SetFlag<HardEvent::MTE1_MTE2>(flag);
+    SetFlag<HardEvent::MTE1_MTE3>(turn);
+    SetFlag<HardEvent::M_V>(2 + turn);
+    partTurn_ ^= 1;
+  }
+
+  __aicore__ inline void AddPart(const Step& step) {
+    const FlashAttentionTiling& t = *tiling_;
+    if (step.first) output_.Start(step.rowsPad);
+    const int32_t result = static_cast<int32_t>(2 + sumTurn_);
+    WaitFlag<HardEvent::M_V>(result);
+    const LocalTensor<float> part = parts_.Get<float>();
+    for (uint32_t row = 0; row < step.rowsPad; row += t.chunkRows) {
+      const uint32_t rows = Smaller(t.chunkRows, step.rowsPad - row);
+      FromL0c(part, Result(result)[row * kFractal], t.valuePad / kFractal, rows * kFractal,
+              (step.rowsPad - rows) / kFractal);
+      Barrier();
+      output_.Accumulate(part, softmax_.Alpha(step), row, rows);
+    }
+    SetFlag<HardEvent::V_M>(result);
+    sumTurn_ ^= 1;
+    if (step.last) {
+      output_.Finish(step, softmax_.Max(step), softmax_.Sum(step), step.firstRow, step.rowsPad,
+                     step.rows);
+    }
+  }
+
+  // `blocks` runs of `length` floats, whole fractals, `gap` fractals apart.
+  __aicore__ inline void FromL0c(const LocalTensor<float>& to, const LocalTensor<float>& from,
+                                 uint32_t blocks, uint32_t length, uint32_t gap) {
+    const AscendC::DataCopyParams params(static_cast<uint16_t>(blocks),
+                                         static_cast<uint16_t>(length / (kFractal * kFractal)),
+                                         static_cast<uint16_t>(gap), 0);
+    AscendC::DataCopyEnhancedParams enhanced;
+    enhanced.blockMode = AscendC::BlockMode::BLOCK_MODE_MATRIX;
+    AscendC::DataCopy(to, from, params, enhanced);
+  }
+
+  __aicore__ inline LocalTensor<float> Result(int32_t index) {
+    return results_.Get<float>()[index * static_cast<int32_t>(kResultBytes / sizeof(float))];
+  }
+
+  const FlashAttentionTiling* tiling_;
+  GlobalTensor<T> query_, key_, value_;
+  Cube<T> cube_;
+  TBuf<TPosition::A1> queries_, operands_;
+  TBuf<TPosition::B1> keys_, values_;
+  TBuf<TPosition::CO1> results_;
+  TBuf<TPosition::VECCALC> scores_, parts_, staging_;
+  TQue<TPosition::VECOUT, 1> probs_;
+  Softmax<T> softmax_;
+  Output<T> output_;
+  uint32_t scoreTurn_ = 0, probTurn_ = 0, partTurn_ = 0, sumTurn_ = 0;
+};
+
+}  // namespace omfuse
+
+#endif  // !OMFUSE_FA_SPLIT
+#endif  // OMFUSE_FA_COUPLED_H_

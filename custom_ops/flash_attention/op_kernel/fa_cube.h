@@ -1,0 +1,107 @@
+// Operands from L1 to L0, and the multiplication.
+//
+// The two halves of L0A and L0B work in turn: while the cube multiplies one, the next operands load
+// into the other. The flags M_MTE1 and MTE1_M 0 and 1 belong to the halves.
+#ifndef OMFUSE_FA_CUBE_H_
+#define OMFUSE_FA_CUBE_H_
+
+#include "fa_common.h"
+
+namespace omfuse {
+
+constexpr uint32_t kHalfL0 = 32 * 1024;  // bytes: 128 x 128 elements of two bytes
+
+template <typename T>
+class Cube {
+ public:
+  __aicore__ inline void Init(TPipe* pipe) {
+    pipe->InitBuffer(left_, 2 * kHalfL0);
+    pipe->InitBuffer(right_, 2 * kHalfL0);
+    half_ = 0;
+    SetFlag<HardEvent::M_MTE1>(EVENT_ID0);
+    SetFlag<HardEvent::M_MTE1>(EVENT_ID1);
+  }
+
+  __aicore__ inline void Finish() {
+    WaitFlag<HardEvent::M_MTE1>(EVENT_ID0);
+    WaitFlag<HardEvent::M_MTE1>(EVENT_ID1);
+  }
+
+  // Opens a half for loading.
+  __aicore__ inline void Open() { WaitFlag<HardEvent::M_MTE1>(Event()); }
+
+  // The left operand: `rows` x `columns` from column `first` of a matrix [..][pitch][16] in L1.
+  __aicore__ inline void LoadLeft(const LocalTensor<T>& from, uint32_t pitch, uint32_t rows,
+                                  uint32_t first, uint32_t columns) {
+    const LocalTensor<T> to = left_.template Get<T>()[half_ * (kHalfL0 / sizeof(T))];
+    const uint32_t across = columns / kFractal;
+    const uint32_t down = pitch / kFractal;
+    AscendC::LoadData2DParams params;
+    params.repeatTimes = static_cast<uint8_t>(across);
+    params.srcStride = static_cast<uint16_t>(down);
+    params.dstGap = 0;
+    params.ifTranspose = false;
+    for (uint32_t row = 0; row < rows / kFractal; ++row) {
+      params.startIndex = static_cast<uint16_t>(first / kFractal * down + row);
+      AscendC::LoadData(to[row * across * kFractal * kFractal], from, params);
+    }
+  }
+
+  // The right operand from keys: its rows are the columns `first`.. of [..][keys][16] in L1.
+  __aicore__ inline void LoadKeys(const LocalTensor<T>& from, uint32_t keys, uint32_t first,
+                                  uint32_t columns) {
+    const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T))];
+    AscendC::LoadData2DParams params;
+    params.startIndex = static_cast<uint16_t>(first / kFractal * (keys / kFractal));
+    params.repeatTimes = static_cast<uint8_t>(columns / kFractal * (keys / kFractal));
+    params.srcStride = 1;
+    params.dstGap = 0;
+    params.ifTranspose = false;
+    AscendC::LoadData(to, from, params);
+  }
+
+  // The right operand from values: rows are keys, columns `first`.. of [..][keys][16] in L1.
+  __aicore__ inline void LoadValues(const LocalTensor<T>& from, uint32_t keys, uint32_t first,
+                                    uint32_t columns) {
+    const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T))];
+    const uint32_t across = columns / kFractal;
+    const uint32_t down = keys / kFractal;
+    AscendC::LoadData2DParams params;
+    params.repeatTimes = static_cast<uint8_t>(across);
+    params.srcStride = static_cast<uint16_t>(down);
+    params.dstGap = 0;
+    params.ifTranspose = true;
+    for (uint32_t row = 0; row < down; ++row) {
+      params.startIndex = static_cast<uint16_t>(first / kFractal * down + row);
+      AscendC::LoadData(to[row * across * kFractal * kFractal], from, params);
+    }
+  }
+
+  // Multiplies what the open half holds and hands the half back.
+  __aicore__ inline void Multiply(const LocalTensor<float>& to, uint32_t rows, uint32_t columns,
+                                  uint32_t depth, bool fresh) {
+    SetFlag<HardEvent::MTE1_M>(Event());
+    WaitFlag<HardEvent::MTE1_M>(Event());
+    AscendC::MmadParams params;
+    params.m = static_cast<uint16_t>(rows);
+    params.n = static_cast<uint16_t>(columns);
+    params.k = static_cast<uint16_t>(depth);
+    params.cmatrixSource = false;
+    params.cmatrixInitVal = fresh;
+    const uint32_t at = half_ * (kHalfL0 / sizeof(T));
+    AscendC::Mmad(to, left_.template Get<T>()[at], right_.template Get<T>()[at], params);
+    SetFlag<HardEvent::M_MTE1>(Event());
+    half_ ^= 1;
+  }
+
+ private:
+  __aicore__ inline event_t Event() const { return half_ ? EVENT_ID1 : EVENT_ID0; }
+
+  TBuf<TPosition::A2> left_;
+  TBuf<TPosition::B2> right_;
+  uint32_t half_;
+};
+
+}  // namespace omfuse
+
+#endif  // OMFUSE_FA_CUBE_H_

@@ -1,0 +1,293 @@
+// Bias, boolean mask, causal and window bounds, and the keys that do not exist.
+//
+// Masking is a minimum with a tensor of +inf (keep) and the mask value (drop), or a fill where a whole
+// range goes. On columns of 16 rows lie side by side, so above a diagonal whole rows of a column
+// are one range, and the diagonal itself always is the same 16 x 16 triangle.
+#ifndef OMFUSE_FA_MASK_H_
+#define OMFUSE_FA_MASK_H_
+
+#include "fa_schedule.h"
+#include "fa_vector.h"
+
+namespace omfuse {
+
+#if OMFUSE_FA_SPLIT
+__aicore__ inline float WidenScalar(bfloat16_t value) { return AscendC::ToFloat(value); }
+#endif
+__aicore__ inline float WidenScalar(half value) { return static_cast<float>(value); }
+
+template <typename T>
+class Mask {
+ public:
+  __aicore__ inline void Init(TPipe* pipe, const FlashAttentionTiling* tiling, const Inputs& in) {
+    tiling_ = tiling;
+    drop_ = tiling->maskedRows == kRowsUniform ? Lowest() : MinusInfinity();
+    const uint32_t cells = tiling->groupRows * RoundUp(tiling->stepColumns, 32);
+    if (tiling->bias == kSameType) {
+      bias_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.bias));
+      pipe->InitBuffer(rows_, 1, cells * sizeof(T));
+    } else if (tiling->bias == kFloat32) {
+      biasWide_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.bias));
+      pipe->InitBuffer(rows_, 1, cells * sizeof(float));
+    }
+    if (tiling->mask) {
+      mask_.SetGlobalBuffer(reinterpret_cast<__gm__ uint8_t*>(in.mask));
+      pipe->InitBuffer(bits_, 1, cells);
+      pipe->InitBuffer(halves_, cells * sizeof(half));
+      pipe->InitBuffer(sorted_, cells * sizeof(half));
+    }
+    if (tiling->mask || tiling->bias == kSameType) {
+      pipe->InitBuffer(wide_, cells * sizeof(float));
+    }
+    if (tiling->causal != kCausalNone || tiling->windowRight >= 0) {
+      pipe->InitBuffer(above_, kFractal * kFractal * sizeof(float));
+      MakeTriangle(above_.Get<float>(), drop_, Infinity());
+    }
+    if (tiling->windowLeft >= 0) {
+      pipe->InitBuffer(below_, kFractal * kFractal * sizeof(float));
+      MakeTriangle(below_.Get<float>(), Infinity(), drop_);
+    }
+  }
+
+  // `first`: row in the unit of the first row of the group.
+  __aicore__ inline void Apply(const LocalTensor<float>& scores, const Step& step, uint32_t first,
+                               uint32_t rows) {
+    if (tiling_->bias) AddBias(scores, step, first, rows);
+    if (tiling_->mask) ApplyMask(scores, step, first, rows);
+    if (tiling_->causal != kCausalNone || tiling_->windowRight >= 0 || tiling_->windowLeft >= 0) {
+      // Packed rows are one run of queries after another, a head each.
+      for (uint32_t row = 0; row < rows;) {
+        uint32_t query = first + row;
+        uint32_t end = rows;
+        if (tiling_->packed) {
+          query = (first + row) % tiling_->qLen;
+          end = Smaller(rows, row + tiling_->qLen - query);
+        }
+        ApplyBounds(scores, step, query, row, end, rows);
+        row = end;
+      }
+    }
+    const int64_t kept = static_cast<int64_t>(step.valid) - step.begin;
+    if (kept < step.count) {
+      FillColumns(scores, static_cast<uint32_t>(Most(0, kept)), step.countPad, rows, drop_);
+      Barrier();
+    }
+    if (step.count < step.countPad) {
+      FillColumns(scores, step.count, step.countPad, rows, MinusInfinity());
+      Barrier();
+    }
+  }
+
+ private:
+  // Row i: `left` in the first i lanes, `right` in the others.
+  __aicore__ inline void MakeTriangle(const LocalTensor<float>& to, float right, float left) {
+    AscendC::Duplicate(to, right, static_cast<int32_t>(kFractal * kFractal));
+    Barrier();
+    for (uint32_t row = 1; row < kFractal; ++row) {
+      uint64_t mask[2] = {(1ull << row) - 1, 0};
+      AscendC::Duplicate(to[row * kFractal], left, mask, 1, 1, 8);
+    }
+    Barrier();
+  }
+
+  // The head and query of a row of the unit, for tensors in global memory; rows that do not exist
+  // read what the last one reads.
+  __aicore__ inline uint64_t RowOffset(const Step& step, uint32_t row, uint64_t batch,
+                                       uint64_t head, uint64_t query) const {
+    row = Smaller(row, step.firstRow + step.rows - 1);
+    uint64_t headIndex = step.unit;
+    if (tiling_->packed) {
+      headIndex = step.kvHead * tiling_->group + row / tiling_->qLen;
+      row %= tiling_->qLen;
+    }
+    return step.batch * batch + headIndex * head + row * query;
+  }
+
+  // One row of `count` elements to blocks of 32 bytes, `gap` blocks apart.
+  template <typename U>
+  __aicore__ inline void ScatterRow(const LocalTensor<U>& to, const GlobalTensor<U>& from,
+                                    uint32_t count, uint32_t blocks, uint32_t gap) {
+    const uint32_t each = blocks * 32 / sizeof(U);  // elements a piece
+#if OMFUSE_FA_SPLIT
+    const uint32_t whole = count / each;
+    const AscendC::DataCopyPadExtParams<U> pad(false, 0, 0, static_cast<U>(0));
+    if (whole) {
+      const AscendC::DataCopyExtParams params(static_cast<uint16_t>(whole), blocks * 32, 0, gap, 0);
+      AscendC::DataCopyPad(to, from, params, pad);
+    }
+    const uint32_t rest = count - whole * each;
+    if (rest) {
+      const AscendC::DataCopyExtParams params(1, rest * static_cast<uint32_t>(sizeof(U)), 0, 0, 0);
+      AscendC::DataCopyPad(to[whole * (blocks + gap) * (32 / sizeof(U))], from[whole * each],
+                           params, pad);
+    }
+#else
+    // Reads up to 31 bytes beyond the row: of the next row, or of the slack that the device
+    // allocator leaves behind every tensor. What is read there is masked below.
+    const AscendC::DataCopyParams params(static_cast<uint16_t>(CeilDiv(count, each)),
+                                         static_cast<uint16_t>(blocks), 0,
+                                         static_cast<uint16_t>(gap));
+    AscendC::DataCopy(to, from, params);
+#endif
+  }
+
+  __aicore__ inline void AddBias(const LocalTensor<float>& scores, const Step& step,
+                                 uint32_t first, uint32_t rows) {
+    const int32_t all = static_cast<int32_t>(step.countPad * rows);
+    const FlashAttentionTiling& t = *tiling_;
+    if (t.bias == kFloat32) {
+      LocalTensor<float> loaded = rows_.template AllocTensor<float>();
+      for (uint32_t row = 0; row < rows; ++row) {
+        const uint64_t at = RowOffset(step, first + row, t.biasBatchStride, t.biasHeadStride,
+                                      t.biasRowStride) + step.begin;
+        ScatterRow(loaded[row * kFractal], biasWide_[at], step.count, 2, (rows - 1) * 2);
+      }
+      rows_.EnQue(loaded);
+      loaded = rows_.template DeQue<float>();
+      SettleTail(loaded, step, rows);
+      AscendC::Add(scores, scores, loaded, all);
+      Barrier();
+      rows_.FreeTensor(loaded);
+      return;
+    }
+    LocalTensor<T> loaded = rows_.template AllocTensor<T>();
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint64_t at = RowOffset(step, first + row, t.biasBatchStride, t.biasHeadStride,
+                                    t.biasRowStride) + step.begin;
+      ScatterRow(loaded[row * kFractal], bias_[at], step.count, 1, rows - 1);
+    }
+    rows_.EnQue(loaded);
+    loaded = rows_.template DeQue<T>();
+    const LocalTensor<float> wide = wide_.Get<float>();
+    AscendC::Cast(wide, loaded, RoundMode::CAST_NONE, static_cast<uint32_t>(all));
+    Barrier();
+    rows_.FreeTensor(loaded);
+    AscendC::Add(scores, scores, wide, all);
+    Barrier();
+  }
+
+  // The last piece of fp32 rows may be a single block; give the other one a value.
+  __aicore__ inline void SettleTail(const LocalTensor<float>& loaded, const Step& step,
+                                    uint32_t rows) {
+    if (step.count == step.countPad) return;
+    FillColumns(loaded, step.count, step.countPad, rows, 0.0f);
+    Barrier();
+  }
+
+  __aicore__ inline void ApplyMask(const LocalTensor<float>& scores, const Step& step,
+                                   uint32_t first, uint32_t rows) {
+    const FlashAttentionTiling& t = *tiling_;
+    LocalTensor<uint8_t> loaded = bits_.template AllocTensor<uint8_t>();
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint64_t at = RowOffset(step, first + row, t.maskBatchStride, t.maskHeadStride,
+                                    t.maskRowStride) + step.begin;
+      ScatterRow(loaded[row * 32], mask_[at], step.count, 1, rows - 1);
+    }
+    bits_.EnQue(loaded);
+    loaded = bits_.template DeQue<uint8_t>();
+    const uint32_t pairs = CeilDiv(step.count, 32);
+    const LocalTensor<half> halves = halves_.Get<half>();
+    const LocalTensor<half> sorted = sorted_.Get<half>();
+    const LocalTensor<float> wide = wide_.Get<float>();
+    AscendC::Cast(halves, loaded, RoundMode::CAST_NONE, pairs * rows * 32);
+    Barrier();
+    bits_.FreeTensor(loaded);
+    // [column / 32][row][2][16] to [column / 16][row][16], and 0 or 1 to -0.5 or 0.5.
+    const half shift = static_cast<half>(-0.5f);
+    const uint8_t step2 = static_cast<uint8_t>(rows * 2);
+    const AscendC::UnaryRepeatParams params(1, 2, step2, step2);
+    const uint64_t lanes = 2 * kRepeat;
+    for (uint32_t side = 0; side < 2; ++side) {
+      for (uint32_t row = 0; row < rows; row += 8) {
+        AscendC::Adds(sorted[(side * rows + row) * kFractal],
+                      halves[row * 32 + side * kFractal], shift, lanes,
+                      static_cast<uint8_t>(pairs), params);
+      }
+    }
+    Barrier();
+    const int32_t all = static_cast<int32_t>(step.countPad * rows);
+    AscendC::Cast(wide, sorted, RoundMode::CAST_NONE, static_cast<uint32_t>(all));
+    Barrier();
+    AscendC::Muls(wide, wide, Infinity(), all);
+    Barrier();
+    if (drop_ != MinusInfinity()) {
+      AscendC::Maxs(wide, wide, drop_, all);
+      Barrier();
+    }
+    AscendC::Min(scores, scores, wide, all);
+    Barrier();
+  }
+
+  // Bounds of the rows [from, to) of the group, whose first query is `query`.
+  __aicore__ inline void ApplyBounds(const LocalTensor<float>& scores, const Step& step,
+                                     uint32_t query, uint32_t from, uint32_t to, uint32_t rows) {
+    const FlashAttentionTiling& t = *tiling_;
+    int64_t position = static_cast<int64_t>(query) - from - step.begin;  // of row 0, as a column
+    if (t.causal == kCausalBottomRight) position += static_cast<int64_t>(step.valid) - t.qLen;
+    if (t.causal != kCausalNone) Upper(scores, position + 1, from, to, rows, step.countPad);
+    if (t.windowRight >= 0) {
+      Upper(scores, position + t.windowRight + 1, from, to, rows, step.countPad);
+    }
+    if (t.windowLeft >= 0) {
+      Lower(scores, position - t.windowLeft, from, to, rows, step.countPad);
+    }
+  }
+
+  // Row x keeps columns below bound + x.
+  __aicore__ inline void Upper(const LocalTensor<float>& scores, int64_t bound, uint32_t from,
+                               uint32_t to, uint32_t rows, uint32_t columns) {
+    const uint32_t start = static_cast<uint32_t>(Most(0, bound + from) / kFractal);
+    for (uint32_t j = start; j < columns / kFractal; ++j) {
+      const int64_t left = static_cast<int64_t>(j) * kFractal - bound;  // x <= left: all dropped
+      const uint32_t cut = static_cast<uint32_t>(Most(from, Least(to, left + 1)));
+      const uint32_t end = static_cast<uint32_t>(Most(cut, Least(to, left + kFractal)));
+      const LocalTensor<float> column = scores[j * rows * kFractal];
+      if (cut > from) {
+        AscendC::Duplicate(column[from * kFractal], drop_,
+                           static_cast<int32_t>((cut - from) * kFractal));
+      }
+      if (end > cut) {
+        const uint32_t row = static_cast<uint32_t>(static_cast<int64_t>(cut) - left);
+        const LocalTensor<float> part = column[cut * kFractal];
+        AscendC::Min(part, part, above_.Get<float>()[row * kFractal],
+                     static_cast<int32_t>((end - cut) * kFractal));
+      }
+    }
+    Barrier();
+  }
+
+  // Row x keeps columns from bound + x on.
+  __aicore__ inline void Lower(const LocalTensor<float>& scores, int64_t bound, uint32_t from,
+                               uint32_t to, uint32_t rows, uint32_t columns) {
+    for (uint32_t j = 0; j < columns / kFractal; ++j) {
+      const int64_t left = static_cast<int64_t>(j) * kFractal - bound;  // x <= left: all kept
+      if (left >= static_cast<int64_t>(to)) break;
+      const uint32_t cut = static_cast<uint32_t>(Most(from, left + 1));
+      const uint32_t end = static_cast<uint32_t>(Most(cut, Least(to, left + kFractal)));
+      const LocalTensor<float> column = scores[j * rows * kFractal];
+      if (end > cut) {
+        const uint32_t row = static_cast<uint32_t>(static_cast<int64_t>(cut) - left);
+        const LocalTensor<float> part = column[cut * kFractal];
+        AscendC::Min(part, part, below_.Get<float>()[row * kFractal],
+                     static_cast<int32_t>((end - cut) * kFractal));
+      }
+      if (to > end) {
+        AscendC::Duplicate(column[end * kFractal], drop_,
+                           static_cast<int32_t>((to - end) * kFractal));
+      }
+    }
+    Barrier();
+  }
+
+  const FlashAttentionTiling* tiling_;
+  float drop_;
+  GlobalTensor<T> bias_;
+  GlobalTensor<float> biasWide_;
+  GlobalTensor<uint8_t> mask_;
+  TQue<TPosition::VECIN, 1> rows_, bits_;
+  TBuf<TPosition::VECCALC> halves_, sorted_, wide_, above_, below_;
+};
+
+}  // namespace omfuse
+
+#endif  // OMFUSE_FA_MASK_H_

@@ -1,0 +1,204 @@
+// The output of a task on one core: accumulation, normalisation, and the way out.
+//
+// The accumulator is fp32, [value depth / 16][core rows][16]. At the end of a task it is divided by
+// the row sums, cast, brought back to plain rows, and written in chunks.
+#ifndef OMFUSE_FA_OUTPUT_H_
+#define OMFUSE_FA_OUTPUT_H_
+
+#include "fa_schedule.h"
+#include "fa_softmax.h"
+
+namespace omfuse {
+
+template <typename T>
+class Output {
+ public:
+  __aicore__ inline void Init(TPipe* pipe, const FlashAttentionTiling* tiling, const Inputs& in,
+                              uint32_t coreRows) {
+    tiling_ = tiling;
+    coreRows_ = coreRows;
+    pipe->InitBuffer(sums_, coreRows * tiling->valuePad * sizeof(float));
+    pipe->InitBuffer(wide_, tiling->chunkRows * 64);
+    pipe->InitBuffer(rows_, 1, tiling->chunkRows * tiling->valuePad * sizeof(T));
+    output_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.output));
+    if (tiling->lse) {
+      pipe->InitBuffer(logs_, coreRows * 32);
+      pipe->InitBuffer(lines_, 1, coreRows * sizeof(float));
+      lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.lse));
+    }
+  }
+
+  __aicore__ inline void Start(uint32_t rows) {
+    const LocalTensor<float> sums = sums_.Get<float>();
+    AscendC::Duplicate(sums, 0.0f, static_cast<int32_t>(coreRows_ * tiling_->valuePad));
+    Barrier();
+  }
+
+  // sums = sums * alpha + part, for `rows` rows from `row`; part is [..][rows][16].
+  __aicore__ inline void Accumulate(const LocalTensor<float>& part, const LocalTensor<float>& alpha,
+                                    uint32_t row, uint32_t rows) {
+    const LocalTensor<float> wide = wide_.Get<float>();
+    const int32_t column = static_cast<int32_t>(rows * kFractal);
+    Widen(wide, alpha[row * kLane], rows);
+    Barrier();
+    for (uint32_t j = 0; j < tiling_->valuePad / kFractal; ++j) {
+      const LocalTensor<float> sums = Column(j, row);
+      AscendC::Mul(sums, sums, wide, column);
+    }
+    Barrier();
+    for (uint32_t j = 0; j < tiling_->valuePad / kFractal; ++j) {
+      const LocalTensor<float> sums = Column(j, row);
+      AscendC::Add(sums, sums, part[j * rows * kFractal], column);
+    }
+    Barrier();
+  }
+
+  // Ends a task: `coreFirst` is the first of the core's rows in the unit, `rows` how many are held
+  // and `valid` how many of them exist.
+  __aicore__ inline void Finish(const Step& step, const LocalTensor<float>& max,
+                                const LocalTensor<float>& sum, uint32_t coreFirst, uint32_t rows,
+                                uint32_t valid) {
+    if (tiling_->lse) WriteLse(step, max, sum, coreFirst, rows, valid);
+    if (tiling_->maskedRows == kRowsZero || tiling_->sink) {
+      // A row without keys has a sum of 0 and an accumulator of 0; any other sum is at least 1.
+      AscendC::Maxs(sum, sum, 1.0e-30f, static_cast<int32_t>(rows * kLane));
+      Barrier();
+    }
+    for (uint32_t row = 0; row < rows; row += tiling_->chunkRows) {
+      const uint32_t some = Smaller(tiling_->chunkRows, rows - row);
+      LocalTensor<T> plain = rows_.template AllocTensor<T>();
+      Normalise(plain, sum, row, some);
+      rows_.EnQue(plain);
+      plain = rows_.template DeQue<T>();
+      if (row < valid) WriteRows(step, plain, coreFirst + row, Smaller(some, valid - row));
+      rows_.FreeTensor(plain);
+    }
+  }
+
+ private:
+  __aicore__ inline LocalTensor<float> Column(uint32_t j, uint32_t row) {
+    return sums_.Get<float>()[(j * coreRows_ + row) * kFractal];
+  }
+
+  // Rows [rows][valuePad] in T from the accumulator.
+  __aicore__ inline void Normalise(const LocalTensor<T>& plain, const LocalTensor<float>& sum,
+                                   uint32_t row, uint32_t rows) {
+    const LocalTensor<float> wide = wide_.Get<float>();
+    Widen(wide, sum[row * kLane], rows);
+    Barrier();
+    const uint32_t across = tiling_->valuePad / kFractal;
+    for (uint32_t j = 0; j < across; ++j) {
+      const LocalTensor<float> sums = Column(j, row);
+      AscendC::Div(sums, sums, wide, static_cast<int32_t>(rows * kFractal));
+    }
+    Barrier();
+    const AscendC::UnaryRepeatParams params(static_cast<uint16_t>(across), 1,
+                                            static_cast<uint8_t>(4 * across), 8);
+    const uint64_t lanes = kRepeat;
+    for (uint32_t j = 0; j < across; ++j) {
+      AscendC::Cast(plain[j * kFractal], Column(j, row), kNarrow, lanes,
+                    static_cast<uint8_t>(rows / 4), params);
+    }
+  }
+
+  // `first`: row in the unit. Packed rows of several heads are written head by head.
+  __aicore__ inline void WriteRows(const Step& step, const LocalTensor<T>& plain, uint32_t first,
+                                   uint32_t rows) {
+    const FlashAttentionTiling& t = *tiling_;
+    for (uint32_t done = 0; done < rows;) {
+      uint64_t head = step.unit;
+      uint32_t query = first + done;
+      uint32_t some = rows - done;
+      if (t.packed) {
+        head = step.kvHead * t.group + query / t.qLen;
+        query %= t.qLen;
+        some = Smaller(some, t.qLen - query);
+      }
+      const uint64_t at = step.batch * t.oBatchStride + head * t.oHeadStride +
+                          static_cast<uint64_t>(query) * t.oRowStride;
+      StoreRows(output_[at], plain[done * t.valuePad], some);
+      done += some;
+    }
+  }
+
+  __aicore__ inline void StoreRows(const GlobalTensor<T>& to, const LocalTensor<T>& from,
+                                   uint32_t rows) {
+    const FlashAttentionTiling& t = *tiling_;
+#if OMFUSE_FA_SPLIT
+    const uint32_t bytes = t.valueDepth * static_cast<uint32_t>(sizeof(T));
+    const AscendC::DataCopyExtParams params(
+        static_cast<uint16_t>(rows), bytes, 0,
+        (t.oRowStride - t.valueDepth) * static_cast<uint32_t>(sizeof(T)), 0);
+    AscendC::DataCopyPad(to, from, params);
+#else
+    const uint32_t whole = t.valueDepth / kFractal;
+    if (t.valueDepth % kFractal == 0 && t.oRowStride % kFractal == 0) {
+      const AscendC::DataCopyParams params(
+          static_cast<uint16_t>(rows), static_cast<uint16_t>(whole), 0,
+          static_cast<uint16_t>((t.oRowStride - t.valueDepth) / kFractal));
+      AscendC::DataCopy(to, from, params);
+      return;
+    }
+    // The last block of a row holds its last 16 elements (see fa_copy_in.h), so that whole blocks
+    // end exactly at the row's end.
+    for (uint32_t row = 0; row < rows; ++row) {
+      const GlobalTensor<T> line = to[static_cast<uint64_t>(row) * t.oRowStride];
+      AscendC::DataCopy(line, from[row * t.valuePad], whole * kFractal);
+      if (t.valueDepth % kFractal) {
+        AscendC::DataCopy(line[t.valueDepth - kFractal],
+                          from[row * t.valuePad + whole * kFractal], kFractal);
+      }
+    }
+#endif
+  }
+
+  // max + ln(sum), one float a row.
+  __aicore__ inline void WriteLse(const Step& step, const LocalTensor<float>& max,
+                                  const LocalTensor<float>& sum, uint32_t coreFirst,
+                                  uint32_t rows, uint32_t valid) {
+    const FlashAttentionTiling& t = *tiling_;
+    const LocalTensor<float> logs = logs_.Get<float>();
+    const int32_t stats = static_cast<int32_t>(rows * kLane);
+    AscendC::Ln(logs, sum, stats);
+    Barrier();
+    AscendC::Add(logs, logs, max, stats);
+    Barrier();
+    if (t.maskedRows == kRowsUniform && !t.sink) {
+      // A row without keys averages all values, but the sum of no exponentials is log 0.
+      AscendC::Adds(max, max, 3.0e38f, stats);
+      Barrier();
+      AscendC::Muls(max, max, Infinity(), stats);
+      Barrier();
+      AscendC::Min(logs, logs, max, stats);
+      Barrier();
+    }
+    LocalTensor<float> line = lines_.AllocTensor<float>();
+    AscendC::BlockReduceMax(line, logs, static_cast<int32_t>(rows / 8), kRepeat, 1, 1, 8);
+    lines_.EnQue(line);
+    line = lines_.DeQue<float>();
+    // lse is [B, N, Sq]; heads lie one after another, so packed rows do too.
+    const uint64_t head = t.packed ? static_cast<uint64_t>(step.kvHead) * t.group : step.unit;
+    const uint64_t at = (step.batch * static_cast<uint64_t>(t.heads) + head) * t.qLen + coreFirst;
+    if (valid) {
+#if OMFUSE_FA_SPLIT
+      const AscendC::DataCopyExtParams params(1, valid * static_cast<uint32_t>(sizeof(float)), 0,
+                                              0, 0);
+      AscendC::DataCopyPad(lse_[at], line, params);
+#else
+      AscendC::DataCopy(lse_[at], line, valid);  // the tiling grants a multiple of 8 rows
+#endif
+    }
+    lines_.FreeTensor(line);
+  }
+
+  const FlashAttentionTiling* tiling_;
+  uint32_t coreRows_;
+  GlobalTensor<T> output_;
+  GlobalTensor<float> lse_;
+  TBuf<TPosition::VECCALC> sums_, wide_, logs_;
+  TQue<TPosition::VECOUT, 1> rows_, lines_;
+};
+
+}  // namespace omfuse
+
+#endif  // OMFUSE_FA_OUTPUT_H_

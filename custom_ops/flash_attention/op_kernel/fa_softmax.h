@@ -1,0 +1,156 @@
+// The online softmax of one step on a group of rows.
+//
+// For each row it keeps the largest score so far (m) and the sum of exp(score - m) (l); a step gives
+// alpha = exp(m_before - m_after), by which the output so far shrinks. m starts at the lowest
+// finite float, so that a row in which everything is masked (-inf) gives exp(-inf) = 0 and not NaN.
+#ifndef OMFUSE_FA_SOFTMAX_H_
+#define OMFUSE_FA_SOFTMAX_H_
+
+#include "fa_mask.h"
+#include "fa_vector.h"
+
+namespace omfuse {
+
+template <typename T>
+class Softmax {
+ public:
+  // `coreRows`: rows of a task on this core.
+  __aicore__ inline void Init(TPipe* pipe, const FlashAttentionTiling* tiling, const Inputs& in,
+                              uint32_t coreRows) {
+    tiling_ = tiling;
+    coreRows_ = coreRows;
+    pipe->InitBuffer(max_, 2 * coreRows * 32);
+    pipe->InitBuffer(sum_, 2 * coreRows * 32);
+    pipe->InitBuffer(alpha_, kSlots * coreRows * 32);
+    const uint32_t rows = tiling->groupRows;
+    pipe->InitBuffer(work_, tiling->stepColumns / kFractal * rows * 8);
+    pipe->InitBuffer(pairs_, rows * 64);
+    pipe->InitBuffer(wide_, rows * 64);
+    pipe->InitBuffer(narrow_, rows * 32);
+    if (tiling->softcap > 0.0f) pipe->InitBuffer(constant_, 32);
+    if (tiling->sink) sink_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.sink));
+    if (tiling->sink) sinkWide_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.sink));
+    if (tiling->softcap > 0.0f) AscendC::Duplicate(constant_.Get<float>(), 2.0f, 8);
+    mask_.Init(pipe, tiling, in);
+  }
+
+  __aicore__ inline LocalTensor<float> Max(const Step& step) {
+    return max_.Get<float>()[step.turn % 2 * coreRows_ * kLane];
+  }
+  __aicore__ inline LocalTensor<float> Sum(const Step& step) {
+    return sum_.Get<float>()[step.turn % 2 * coreRows_ * kLane];
+  }
+  __aicore__ inline LocalTensor<float> Alpha(const Step& step) {
+    return alpha_.Get<float>()[step.slot * coreRows_ * kLane];
+  }
+
+  // Starts a task: nothing seen, or the sink, which is a score without a value.
+  __aicore__ inline void Start(const Step& step, uint32_t coreFirst, uint32_t rows) {
+    const LocalTensor<float> max = Max(step);
+    const LocalTensor<float> sum = Sum(step);
+    const bool sink = tiling_->sink && step.part == 0;
+    AscendC::Duplicate(sum, sink ? 1.0f : 0.0f, static_cast<int32_t>(rows * kLane));
+    if (!sink) {
+      AscendC::Duplicate(max, Lowest(), static_cast<int32_t>(rows * kLane));
+    } else if (!tiling_->packed) {
+      AscendC::Duplicate(max, SinkOf(step.unit), static_cast<int32_t>(rows * kLane));
+    } else {
+      for (uint32_t row = 0; row < rows;) {
+        const uint32_t head = Smaller((coreFirst + row) / tiling_->qLen, tiling_->group - 1);
+        const uint32_t end = head + 1 == tiling_->group
+                                 ? rows
+                                 : Smaller(rows, (head + 1) * tiling_->qLen - coreFirst);
+        AscendC::Duplicate(max[row * kLane], SinkOf(step.kvHead * tiling_->group + head),
+                           static_cast<int32_t>((end - row) * kLane));
+        row = end;
+      }
+    }
+    Barrier();
+  }
+
+  // Scores [countPad / 16][rows][16] of `rows` rows from `row` of this core become probabilities.
+  __aicore__ inline void Process(const LocalTensor<float>& scores, const LocalTensor<T>& probs,
+                                 const Step& step, uint32_t coreFirst, uint32_t row,
+                                 uint32_t rows) {
+    const int32_t all = static_cast<int32_t>(step.countPad * rows);
+    Scale(scores, all);
+    mask_.Apply(scores, step, coreFirst + row, rows);
+
+    const LocalTensor<float> max = Max(step)[row * kLane];
+    const LocalTensor<float> sum = Sum(step)[row * kLane];
+    const LocalTensor<float> alpha = Alpha(step)[row * kLane];
+    const LocalTensor<float> narrow = narrow_.Get<float>();
+    const LocalTensor<float> wide = wide_.Get<float>();
+    const LocalTensor<float> work = work_.Get<float>();
+    const LocalTensor<float> pairs = pairs_.Get<float>();
+    const int32_t stats = static_cast<int32_t>(rows * kLane);
+
+    ReduceRows<true>(narrow, scores, work, pairs, step.countPad, rows);
+    AscendC::Max(narrow, narrow, max, stats);
+    Barrier();
+    AscendC::Sub(alpha, max, narrow, stats);
+    Widen(wide, narrow, rows);
+    Barrier();
+    AscendC::Exp(alpha, alpha, stats);
+    SubtractRows(scores, wide, step.countPad, rows);
+    AscendC::Adds(max, narrow, 0.0f, stats);
+    Barrier();
+    AscendC::Exp(scores, scores, all);
+    AscendC::Mul(sum, sum, alpha, stats);
+    Barrier();
+    ReduceRows<false>(narrow, scores, work, pairs, step.countPad, rows);
+    AscendC::Add(sum, sum, narrow, stats);
+    AscendC::Cast(probs, scores, kNarrow, static_cast<uint32_t>(all));
+    Barrier();
+  }
+
+ private:
+  __aicore__ inline float SinkOf(uint32_t head) {
+    if (tiling_->sink == kFloat32) return sinkWide_.GetValue(head);
+    return ToFloat(sink_.GetValue(head));
+  }
+
+  __aicore__ inline float ToFloat(T value) { return WidenScalar(value); }
+
+  // softcap * tanh(z / softcap) as softcap * (1 - 2 / (exp(2 z / softcap) + 1)).
+  __aicore__ inline void Scale(const LocalTensor<float>& scores, int32_t all) {
+    const float cap = tiling_->softcap;
+    if (cap <= 0.0f) {
+      if (tiling_->scale != 1.0f) {
+        AscendC::Muls(scores, scores, tiling_->scale, all);
+        Barrier();
+      }
+      return;
+    }
+    AscendC::Muls(scores, scores, 2.0f * tiling_->scale / cap, all);
+    Barrier();
+    AscendC::Exp(scores, scores, all);
+    Barrier();
+    AscendC::Adds(scores, scores, 1.0f, all);
+    Barrier();
+    const AscendC::BinaryRepeatParams params(1, 0, 1, 8, 0, 8);
+    const uint32_t repeats = static_cast<uint32_t>(all) / kRepeat;
+    const uint64_t lanes = kRepeat;
+    for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
+      const LocalTensor<float> part = scores[done * kRepeat];
+      AscendC::Div(part, constant_.Get<float>(), part, lanes,
+                   static_cast<uint8_t>(Smaller(kMaxRepeats, repeats - done)), params);
+    }
+    Barrier();
+    AscendC::Muls(scores, scores, -cap, all);
+    Barrier();
+    AscendC::Adds(scores, scores, cap, all);
+    Barrier();
+  }
+
+  const FlashAttentionTiling* tiling_;
+  uint32_t coreRows_;
+  GlobalTensor<T> sink_;
+  GlobalTensor<float> sinkWide_;
+  TBuf<TPosition::VECCALC> max_, sum_, alpha_, work_, pairs_, wide_, narrow_, constant_;
+  Mask<T> mask_;
+};
+
+}  // namespace omfuse
+
+#endif  // OMFUSE_FA_SOFTMAX_H_

@@ -1,0 +1,114 @@
+// Vector helpers on columns of 16: [columns / 16][rows][16], the layout the cube writes.
+//
+// A row has 16 floats, two blocks, in each column; a row statistic is kept as one block of eight
+// equal floats ("narrow") and, where it meets a matrix, as two such blocks ("wide").
+#ifndef OMFUSE_FA_VECTOR_H_
+#define OMFUSE_FA_VECTOR_H_
+
+#include "fa_common.h"
+
+namespace omfuse {
+
+// narrow [rows][8] to wide [rows][16]; rows is a multiple of 8.
+__aicore__ inline void Widen(const LocalTensor<float>& wide, const LocalTensor<float>& narrow,
+                             uint32_t rows) {
+  const uint8_t repeats = static_cast<uint8_t>(rows / 8);
+  const AscendC::UnaryRepeatParams params(2, 1, 16, 8);
+  const uint64_t all = kRepeat;
+  AscendC::Adds(wide, narrow, 0.0f, all, repeats, params);
+  AscendC::Adds(wide[kLane], narrow, 0.0f, all, repeats, params);
+}
+
+// Each block of `count` floats becomes one float. `count` is a multiple of 64.
+template <bool kMax>
+__aicore__ inline void ReduceBlocks(const LocalTensor<float>& to, const LocalTensor<float>& from,
+                                    uint32_t count) {
+  const uint32_t repeats = count / kRepeat;
+  for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
+    const int32_t some = static_cast<int32_t>(Smaller(kMaxRepeats, repeats - done));
+    if (kMax) {
+      AscendC::BlockReduceMax(to[done * kLane], from[done * kRepeat], some, kRepeat, 1, 1, 8);
+    } else {
+      AscendC::BlockReduceSum(to[done * kLane], from[done * kRepeat], some, kRepeat, 1, 1, 8);
+    }
+  }
+}
+
+// Reduces a matrix along its columns to a narrow row statistic.
+// `work` holds columns / 16 * rows * 2 floats, `pairs` rows * 16.
+template <bool kMax>
+__aicore__ inline void ReduceRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
+                                  const LocalTensor<float>& work, const LocalTensor<float>& pairs,
+                                  uint32_t columns, uint32_t rows) {
+  uint32_t left = columns / kFractal;
+  const uint32_t width = rows * 2;  // two partial results a row
+  ReduceBlocks<kMax>(work, from, left * rows * kFractal);
+  Barrier();
+  while (left > 1) {  // fold the upper half of the columns onto the lower
+    const uint32_t half = left / 2;
+    const LocalTensor<float> upper = work[(left - half) * width];
+    if (kMax) {
+      AscendC::Max(work, work, upper, static_cast<int32_t>(half * width));
+    } else {
+      AscendC::Add(work, work, upper, static_cast<int32_t>(half * width));
+    }
+    left -= half;
+    Barrier();
+  }
+  AscendC::Brcb(pairs, work, static_cast<uint8_t>(width / 8), AscendC::BrcbRepeatParams(1, 8));
+  Barrier();
+  const AscendC::BinaryRepeatParams both(1, 2, 2, 8, 16, 16);
+  const uint8_t repeats = static_cast<uint8_t>(rows / 8);
+  const uint64_t all = kRepeat;
+  if (kMax) {
+    AscendC::Max(narrow, pairs, pairs[kLane], all, repeats, both);
+  } else {
+    AscendC::Add(narrow, pairs, pairs[kLane], all, repeats, both);
+  }
+  Barrier();
+}
+
+// Subtracts a wide row statistic from each column.
+__aicore__ inline void SubtractRows(const LocalTensor<float>& matrix,
+                                    const LocalTensor<float>& wide, uint32_t columns,
+                                    uint32_t rows) {
+  const uint32_t across = columns / kFractal;
+  const uint32_t column = rows * kFractal;
+  const uint32_t quads = rows / 4;
+  if (across <= quads) {
+    for (uint32_t j = 0; j < across; ++j) {
+      AscendC::Sub(matrix[j * column], matrix[j * column], wide, static_cast<int32_t>(column));
+    }
+    return;
+  }
+  const uint8_t step = static_cast<uint8_t>(rows * 2);
+  const AscendC::BinaryRepeatParams params(1, 1, 1, step, step, 0);
+  const uint64_t all = kRepeat;
+  for (uint32_t quad = 0; quad < quads; ++quad) {
+    const LocalTensor<float> part = matrix[quad * kRepeat];
+    AscendC::Sub(part, part, wide[quad * kRepeat], all, static_cast<uint8_t>(across), params);
+  }
+}
+
+// Sets the columns from `first` on; `rows` is a multiple of 4.
+__aicore__ inline void FillColumns(const LocalTensor<float>& matrix, uint32_t first,
+                                   uint32_t columns, uint32_t rows, float value) {
+  if (first >= columns) return;
+  const uint32_t column = rows * kFractal;
+  uint32_t block = first / kFractal;
+  const uint32_t lane = first % kFractal;
+  if (lane) {
+    const uint64_t lanes = (0xFFFFull << lane) & 0xFFFFull;
+    uint64_t mask[2] = {lanes | (lanes << 16) | (lanes << 32) | (lanes << 48), 0};
+    AscendC::Duplicate(matrix[block * column], value, mask, static_cast<uint8_t>(rows / 4), 1, 8);
+    ++block;
+  }
+  const uint32_t whole = columns / kFractal - block;
+  if (whole) {
+    AscendC::Duplicate(matrix[block * column], value, static_cast<int32_t>(whole * column));
+  }
+}
+
+}  // namespace omfuse
+
+#endif  // OMFUSE_FA_VECTOR_H_

@@ -1,0 +1,1 @@
+"""The Ascend C operator: build, install, check, emulate."""
