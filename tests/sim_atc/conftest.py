@@ -62,7 +62,6 @@ STATIC = "q:1,2,8,16;k:1,2,8,16;v:1,2,8,16"
 @pytest.fixture(autouse=True)
 def _private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMFUSE_RUN_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv("OMFUSE_CACHE_DIR", str(tmp_path / "cache"))
     for name in list(os.environ):
         if name.startswith(("ASCEND_", "OMFUSE_SIM_")):
             monkeypatch.delenv(name)
@@ -81,7 +80,7 @@ def parse(text: str) -> onnx.ModelProto:
 
 def save(tmp_path: Path, model: str | onnx.ModelProto, name: str = "model.onnx") -> Path:
     path = tmp_path / name
-    onnx.save(parse(model) if isinstance(model, str) else model, str(path))
+    path.write_bytes((parse(model) if isinstance(model, str) else model).SerializeToString())
     return path
 
 
@@ -103,12 +102,14 @@ def atc(*argv: str, cwd: Path, **env: str) -> Said:
     return Said(main(argv, env, cwd, out, err), out.getvalue(), err.getvalue())
 
 
-def drive(tmp_path: Path, model: str | onnx.ModelProto, env: dict[str, str], **flags: Any) -> AtcRun:
+def drive(
+    tmp_path: Path, source: str | onnx.ModelProto, env: dict[str, str], **flags: Any
+) -> AtcRun:
     """Run the stand-in through the driver with any flags; `None` leaves one out."""
     folder = tmp_path / "work"
     (folder / "out").mkdir(parents=True, exist_ok=True)
     given: dict[str, Any] = {
-        "model": save(folder, model),
+        "model": save(folder, source),
         "output": folder / "out" / "m",
         "soc_version": "Ascend310P3",
         "input_shape": STATIC,
@@ -124,9 +125,9 @@ def drive(tmp_path: Path, model: str | onnx.ModelProto, env: dict[str, str], **f
 
 
 def failure(
-    tmp_path: Path, model: str | onnx.ModelProto = FORM, env: dict[str, str] | None = None,
+    tmp_path: Path, source: str | onnx.ModelProto = FORM, env: dict[str, str] | None = None,
     **flags: Any,
 ) -> AtcError:  # fmt: skip
     with pytest.raises(AtcError) as caught:
-        drive(tmp_path, model, env or {}, **flags)
+        drive(tmp_path, source, env or {}, **flags)
     return caught.value

@@ -37,7 +37,9 @@ def _value(proto: onnx.ValueInfoProto) -> Value:
     return Value(tensor.elem_type, tuple(dims))
 
 
-def skeleton(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+def skeleton(
+    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int | str]]
+) -> onnx.ModelProto:
     """Copy a model without its weights: large initializers become inputs."""
     bare = onnx.ModelProto(ir_version=model.ir_version)
     bare.opset_import.extend(model.opset_import)
@@ -66,7 +68,7 @@ def skeleton(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) 
 
 
 def infer(
-    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]
+    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int | str]]
 ) -> list[dict[str, Value]]:
     """Return what is known of the values of each graph, in the order of :func:`graphs`.
 

@@ -70,18 +70,19 @@ class _Work:
     weights: list[bytes] = field(default_factory=list)
     weight_bytes: int = 0
 
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def take_id(self) -> int:
         self.next_id += 1
         return self.next_id - 1
 
-    def place_of(self, tensor: onnx.TensorProto) -> tuple[int, int]:
+    def place_of(self, tensor: onnx.TensorProto, scope: str) -> tuple[int, int]:
         """Return offset and size of a constant; the graphs of several gears share one."""
-        found = self.places.get(id(tensor))
+        key = f"{scope}/{tensor.name}"
+        found = self.places.get(key)
         if found is None:
             data = _raw(tensor)
-            found = self.places[id(tensor)] = (self.weight_bytes, len(data))
+            found = self.places[key] = (self.weight_bytes, len(data))
             padding = -len(data) % _ALIGN
             self.weights += [data, b"\0" * padding]
             self.weight_bytes += len(data) + padding
@@ -189,12 +190,12 @@ def _desc(spec: TensorSpec) -> TensorDesc:
 
 
 def _graph_ops(
-    work: _Work, graph: onnx.GraphProto, names: dict[str, str], suffix: str
+    work: _Work, graph: onnx.GraphProto, names: dict[str, str], suffix: str, scope: str = ""
 ) -> list[OpDef]:
     """Return the operators of a graph; ``names`` maps values to ``operator:index``."""
     ops = []
     for tensor in graph.initializer:
-        ops.append(_constant(work, tensor, tensor.name + suffix))
+        ops.append(_constant(work, tensor, tensor.name + suffix, scope))
         names[tensor.name] = f"{tensor.name}{suffix}:0"
     for index, node in enumerate(graph.node):
         operator = _operator(work, graph, index, node)
@@ -216,7 +217,7 @@ def _operator(work: _Work, graph: onnx.GraphProto, index: int, node: onnx.NodePr
     return Operator(GE_TYPES.get(node.op_type, node.op_type))
 
 
-def _constant(work: _Work, tensor: onnx.TensorProto, name: str) -> OpDef:
+def _constant(work: _Work, tensor: onnx.TensorProto, name: str, scope: str) -> OpDef:
     dtype = dtype_name(tensor.data_type)
     dims = tuple(tensor.dims)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -228,7 +229,7 @@ def _constant(work: _Work, tensor: onnx.TensorProto, name: str) -> OpDef:
         }
         desc = TensorDesc("", PROTO_NUMBERS.get(dtype, 0), dims, "ND")
         return OpDef(name, "FileConstant", (), work.take_id(), output_desc=(desc,), attrs=attrs)
-    offset, size = work.place_of(tensor)
+    offset, size = work.place_of(tensor, scope)
     desc = TensorDesc("", PROTO_NUMBERS.get(dtype, 0), dims, "ND", size, size, offset)
     return OpDef(name, "Const", (), work.take_id(), output_desc=(desc,))
 
@@ -256,7 +257,8 @@ def _node(
         if attribute.HasField("g"):
             branch = f"{name}_{attribute.name}"
             branches.append(branch)
-            inner = _graph_ops(work, attribute.g, dict(names), suffix)
+            place = f"{node.name}.{attribute.name}"
+            inner = _graph_ops(work, attribute.g, dict(names), suffix, place)
             work.graphs.append(GraphDef(branch, tuple(inner)))
     attrs: dict[str, Any] = {
         "_datadump_original_op_names": [node.name],

@@ -47,8 +47,21 @@ class ShapeFinder:
 
     def find(self, dims: Mapping[str, Sequence[int]]) -> Known:
         """Return dtype and dims of every value of the root graph, dims unknown where open."""
-        fixed = {name: sizes for name, sizes in dims.items() if all(s >= 0 for s in sizes)}
-        return shapes.infer(self._light, fixed)[0]
+        sizes = {value.name: self._sizes(value, dims) for value in self._light.graph.input}
+        known = {name: found for name, found in sizes.items() if found is not None}
+        return shapes.infer(self._light, known)[0]
+
+    def _sizes(
+        self, value: onnx.ValueInfoProto, dims: Mapping[str, Sequence[int]]
+    ) -> list[int | str] | None:
+        """Return the sizes of an input, the model's own symbol where one is open."""
+        if value.name not in dims:
+            return None
+        symbols = [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+        return [
+            size if size >= 0 else symbols[axis] or f"{value.name}_{axis}"
+            for axis, size in enumerate(dims[value.name])
+        ]
 
     def run(
         self, dims: Mapping[str, Sequence[int]], outputs: Sequence[str]

@@ -1,0 +1,271 @@
+"""Every code that an ONNX user meets: made by the stand-in, read by the driver, explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from tests.sim_atc.conftest import FORM, IMAGE, STATIC, drive, failure, parse
+
+from omfuse.atc.messages import advise, known_codes
+from omfuse.sim.atc.failure import OLD_CODES
+
+pytestmark = pytest.mark.usefixtures("here")
+
+OPEN = "q:-1,2,8,16;k:-1,2,8,16;v:-1,2,8,16"
+SEQ = "q:1,2,-1,16;k:1,2,-1,16;v:1,2,-1,16"
+PICTURE = "x:1,3,-1,-1"
+
+FLAGS: list[tuple[str, dict[str, Any]]] = [
+    ("E10001", {"input_format": "NHWC"}),
+    ("E10001", {"model": "/no/such.onnx"}),
+    ("E10001", {"input_shape": None}),
+    ("E10001", {"auto_tune_mode": "RL,GA"}),
+    ("E10001", {"optypelist_for_implmode": "Gelu"}),
+    ("E10001", {"modify_mixlist": "m.json"}),
+    ("E10001", {"keep_dtype": "/no/such.txt"}),
+    ("E10001", {"out_nodes": "attn:0;y"}),
+    ("E10001", {"output_type": "FP64"}),
+    ("E10001", {"output_type": "attn:0:FP16"}),
+    ("E10001", {"input_hint_shape": "0:[1]", "input_shape": OPEN, "dynamic_batch_size": "1,2"}),
+    ("E10001", {"input_shape": SEQ, "dynamic_dims": "1,1,a;2,2,b"}),
+    ("E10001", {"deterministic_level": "1"}),
+    ("E10001", {"multi_stream_parallel_mode": "LoadBalance:65"}),
+    ("E10001", {"enable_single_stream": "true", "multi_stream_parallel_mode": "cv"}),
+    ("E10001", {"host_env_os": "linux"}),
+    ("E10001", {"static_model_ops_lower_limit": "-2"}),
+    ("E10001", {"optimization_switch": "pass"}),
+    ("E10001", {"is_input_adjust_hw_layout": "true"}),
+    ("E10001", {"is_output_adjust_hw_layout": "maybe", "out_nodes": "attn:0"}),
+    ("E10001", {"raw_ge_options": "[]"}),
+    ("E10001", {"precision_mode": "fp16"}),
+    ("E10002", {"input_shape": "q"}),
+    ("E10002", {"input_shape": "q:1.5"}),
+    ("E10002", {"input_shape": "q:1a"}),
+    ("E10003", {"input_shape": OPEN, "dynamic_batch_size": "1;2"}),
+    ("E10003", {"input_shape": SEQ, "dynamic_dims": "1,1;2,2"}),
+    ("E10003", {"framework": "x"}),
+    ("E10003", {"input_shape": PICTURE, "dynamic_image_size": "8,8;4,4", "input_format": "ND"}),
+    ("E10004", {"input_shape": None, "dynamic_batch_size": "1,2"}),
+    ("E10005", {"save_original_model": "1"}),
+    ("E10006", {"status_check": "true"}),
+    ("E10007", {"framework": "2"}),
+    ("E10008", {"framework": "0"}),
+    ("E10009", {"dynamic_batch_size": "1,2", "dynamic_dims": "1;2"}),
+    ("E10010", {"log": "loud"}),
+    ("E10011", {"input_shape": "q:0,2,8,16"}),
+    ("E10012", {"input_shape": "q:;k:-1,2,8,16", "dynamic_batch_size": "1,2"}),
+    ("E10013", {"input_shape": "q:2147483648"}),
+    ("E10014", {"input_shape": "q:batch"}),
+    ("E10016", {"input_shape": "z:1,2,8,16"}),
+    ("E10016", {"input_fp16_nodes": "z"}),
+    ("E10016", {"out_nodes": "nothing"}),
+    ("E10017", {"input_shape": "attn:1,2,8,16"}),
+    ("E10017", {"input_fp16_nodes": "attn"}),
+    ("E10018", {"input_shape": SEQ, "dynamic_batch_size": "1,2"}),
+    ("E10019", {"input_shape": SEQ, "dynamic_image_size": "8,8;16,16"}),
+    ("E10020", {"input_shape": PICTURE, "dynamic_image_size": "8;16"}),
+    ("E10021", {"output": "o" * 254}),
+    ("E10022", {"output": "out/"}),
+    ("E10031", {"input_shape": STATIC, "dynamic_batch_size": "1,2"}),
+    ("E10035", {"input_shape": OPEN, "dynamic_batch_size": "4"}),
+    ("E10036", {"input_shape": OPEN, "dynamic_batch_size": ",".join(map(str, range(1, 102)))}),
+    ("E10037", {"input_shape": SEQ, "dynamic_dims": "1,1,1;2,2"}),
+    ("E10038", {"input_shape": SEQ, "dynamic_dims": "1,1,1;2,2,-2"}),
+    ("E10039", {"input_shape": OPEN, "dynamic_batch_size": "1,2,1"}),
+    ("E10040", {"input_shape": "q:1~2,2,8,16", "dynamic_batch_size": "1,2"}),
+    ("E10040", {"input_shape": STATIC, "dynamic_dims": "1;2"}),
+    ("E10045", {"input_shape": "q:-1,2,8,16", "dynamic_batch_size": "1,2"}),
+    ("E10047", {"compress_weight_conf": "{folder}", "enable_compress_weight": "true"}),
+    ("E10048", {"input_shape": "q:2~1,2,8,16"}),
+    ("E10048", {"input_shape": "1~2,2,8,16"}),
+    ("E10048", {"input_shape_range": "q:1~2,2,8,16"}),
+    ("E10049", {"input_shape": "q:1,2,8;k:1,2,8,16;v:1,2,8,16"}),
+    ("E10050", {"input_shape": "q:1~2,3~4,8,16;k:1~2,2,8,16;v:1~2,2,8,16"}),
+    ("E10054", {"soc_version": None}),
+    ("E10054", {"model": None}),
+    ("E10055", {"soc_version": "Ascend035A"}),
+    ("E10056", {"precision_mode": "force_fp16", "precision_mode_v2": "fp16"}),
+    ("E10058", {"input_shape": SEQ, "dynamic_dims": ""}),
+    ("E11016", {"out_nodes": "attn:1"}),
+    ("E11017", {"out_nodes": "nothing:0"}),
+    ("E20101", {"soc_version": "Ascend310P"}),
+    ("E20101", {"soc_version": "310P3"}),
+    ("E20103", {"aicore_num": "99|"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "flags"), FLAGS)
+def test_a_broken_flag(tmp_path: Path, code: str, flags: dict[str, Any]) -> None:
+    model = IMAGE if flags.get("input_shape") == PICTURE else FORM
+    given = {n: str(tmp_path) if value == "{folder}" else value for n, value in flags.items()}
+    explained(failure(tmp_path, model, **given), code)
+
+
+def explained(error: Any, code: str) -> None:
+    """Whatever ATC said, the user reads what it means and what to do."""
+    assert error.code == f"atc-{code.lower()}", error.message
+    advice = advise(code)
+    assert advice.title in error.message
+    first = advice.fix.split("{subject}")[0]
+    assert first in error.hint or error.unsupported
+    assert f"cause: {advice.cause}" in error.hint
+    assert "omfuse has no entry" not in error.hint
+    assert error.exit_code == 3
+
+
+def edited(change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
+    model = parse(FORM)
+    change(model)
+    return model
+
+
+def _drop(values: Any) -> None:
+    del values[:]
+
+
+def _constant_input(model: onnx.ModelProto) -> None:
+    _drop(model.graph.input)
+    for name in "qkv":
+        data = onnx.helper.make_tensor(name, 1, (1, 2, 8, 16), [0.0] * 256)
+        model.graph.initializer.append(data)
+
+
+def _twice(model: onnx.ModelProto) -> None:
+    model.graph.node[1].name = model.graph.node[0].name
+
+
+def _external(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("float_data")
+    tensor.raw_data = b"\0" * 4
+    onnx.external_data_helper.set_external_data(tensor, "no.bin", 0, 4)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+
+
+def _more_domains(model: onnx.ModelProto) -> None:
+    model.opset_import.append(onnx.helper.make_opsetid("npu", 1))
+
+
+MODELS: list[tuple[str, Callable[[onnx.ModelProto], None]]] = [
+    ("E16001", lambda m: _drop(m.graph.output)),
+    ("E16001", _constant_input),
+    ("E16004", lambda m: _drop(m.graph.node)),
+    ("E16005", _more_domains),
+    ("E19009", _twice),
+    ("E19000", _external),
+    ("E11010", lambda m: _drop(m.graph.node[1].attribute)),
+    ("E11010", lambda m: m.graph.node[1].attribute.pop()),
+    ("E19010", lambda m: setattr(m.graph.node[0], "op_type", "Loop")),
+    ("E19010", lambda m: setattr(m.opset_import[0], "version", 22)),
+    ("E19999", lambda m: setattr(m.graph.node[0], "domain", "com.acme")),
+]
+
+
+@pytest.mark.parametrize(("code", "change"), MODELS)
+def test_a_model_that_the_parser_refuses(
+    tmp_path: Path, code: str, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    explained(failure(tmp_path, edited(change)), code)
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"", "E19015"), (b"\xff" * 40, "E19005")])
+def test_a_file_that_is_no_model(tmp_path: Path, data: bytes, code: str) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(data)
+    explained(failure(tmp_path, model=path), code)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("aipp_op {", "E19018"),
+        ("aipp_op { input_format: YUV420SP_U8 }", "E10052"),
+        ("aipp_op { aipp_mode: static }", "E10055"),
+    ],
+)
+def test_an_aipp_file(tmp_path: Path, text: str, code: str) -> None:
+    path = tmp_path / "aipp.cfg"
+    path.write_text(text, "utf-8")
+    explained(failure(tmp_path, insert_op_conf=path), code)
+    both = failure(tmp_path, insert_op_conf=path, input_shape=SEQ, dynamic_dims="1,1,1;2,2,2")
+    explained(both, "E10001")
+
+
+# What only a real compiler can find out: made on demand
+
+BUILD = [
+    "E10034", "E10041", "E10042", "E10046", "E10057", "E10059", "E10060", "E10061", "E10410", "E10501", "E13001", "E19022", "E13003", "E13004", "E13014", "E13023", "E13026", "E14001", "E16002",
+    "E20001", "E20003", "E20007", "E21001", "E22001", "E40001", "E40002", "E40003", "E40020",
+    "E40021", "E40022", "E40023", "E40024", "E89999", "E90000", "E90001", "E90002", "E90003",
+    "EB0000", "EC0010", "EZ0001", "EZ0002", "EZ0003", "EZ0004", "EZ0005", "EZ0006", "EZ0007",
+    "EZ0501", "EZ3002", "EZ3003", "EZ9010", "EZ9999",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("era", ["7", "8", "9"])
+@pytest.mark.parametrize("code", BUILD)
+def test_a_failure_of_the_build(tmp_path: Path, code: str, era: str) -> None:
+    env = {"OMFUSE_SIM_ATC_FAULT": code, "OMFUSE_SIM_ATC_ERA": era}
+    shown = OLD_CODES.get(code, code) if era < "9" else code
+    explained(failure(tmp_path, env=env), shown)
+
+
+def test_every_code_of_the_table_is_met_in_some_era() -> None:
+    made = {code for code, _ in FLAGS} | {code for code, _ in MODELS} | {*BUILD}
+    made |= {"E19015", "E19005", "E19018", "E10052", "W11001"}
+    made |= {OLD_CODES.get(code, code) for code in made}
+    made |= {new for new, old in OLD_CODES.items() if old in made}
+    missing = sorted(set(known_codes()) - made)
+    assert missing == []
+
+
+@pytest.mark.parametrize("era", ["7", "8", "9"])
+def test_all_eras_of_an_unknown_operator(tmp_path: Path, era: str) -> None:
+    model = edited(lambda m: setattr(m.graph.node[0], "op_type", "Loop"))
+    error = failure(tmp_path, model, {"OMFUSE_SIM_ATC_ERA": era})
+    explained(error, "E13010" if era == "9" else "E19010")
+    (group,) = error.unsupported
+    assert (group.key, group.nodes) == ("ai.onnx::17::Loop", ("scaled",))
+    assert "unroll" in (error.hint or "")
+    assert (tmp_path / "work" / "check_result.json").exists()
+
+
+def test_an_inner_error_never_hides_a_named_one(tmp_path: Path) -> None:
+    error = failure(tmp_path, edited(lambda m: setattr(m.graph.node[0], "domain", "com.acme")))
+    assert "no responding version" in " ".join(error.messages[0].trace)
+
+
+def test_a_warning_of_a_good_run_is_shown(tmp_path: Path) -> None:
+    run = drive(tmp_path, FORM, {"OMFUSE_SIM_ATC_FAULT": "W11001"})
+    assert [m.code for m in run.messages] == ["W11001"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        ({"foo": "1"}, "does not know the flag foo"),
+        ({"dynamic": "1"}, "does not know the flag dynamic"),
+    ],
+)
+def test_trouble_in_the_command_line(tmp_path: Path, flags: dict[str, str], what: str) -> None:
+    error = failure(tmp_path, **flags)
+    assert error.code == "atc-arguments"
+    assert what in error.message
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("no-om", "atc-no-om"), ("bad-om", "atc-bad-om"), ("silent", "atc-silent")]
+)
+def test_less_than_success(tmp_path: Path, fault: str, code: str) -> None:
+    assert failure(tmp_path, env={"OMFUSE_SIM_ATC_FAULT": fault}).code == code
+
+
+def test_the_host_suffix_is_found(tmp_path: Path) -> None:
+    run = drive(tmp_path, FORM, {"OMFUSE_SIM_ATC_SUFFIX": "1"}, host_env_os="linux",
+                host_env_cpu="aarch64")  # fmt: skip
+    assert run.om.name == "m_linux_aarch64.om"
+    assert run.info["host"] == "linux-aarch64"
