@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper
@@ -23,6 +23,9 @@ from omfuse.graph.facts import model_facts
 from omfuse.graph.model_io import copy_model, load_model, save_model
 from omfuse.graph.view import graph_views
 from omfuse.match.report import DECLINED, FUSED, NOT_ATTENTION, Record
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon import Graph
 
 
 @dataclass
@@ -70,7 +73,7 @@ class RewriteResult:
 
 
 def rewrite(
-    model: onnx.ModelProto | str | Path,
+    model: onnx.ModelProto | Graph | str | Path,
     *,
     only: Sequence[str] = (),
     patterns: Sequence[str | Path] = (),
@@ -81,7 +84,8 @@ def rewrite(
     """Replace every provable attention by one FlashAttention node.
 
     Args:
-        model: a model, or the path of one; external weights are not read.  A ModelProto is copied.
+        model: a model, an onnx-graphsurgeon graph, or a path; external weights are not read, and
+            what is in memory is copied.
         only: names of softmax nodes to fuse; all when empty.
         patterns: Python files with further lift rules.
         soc: leave blocks as they are that would not pay on this SoC (:mod:`omfuse.profit`).
@@ -97,8 +101,10 @@ def rewrite(
     if isinstance(model, onnx.ModelProto):
         result = onnx.ModelProto()
         result.CopyFrom(model)
-    else:
+    elif isinstance(model, (str, Path)):
         result = load_model(model)
+    else:
+        result = _exported(model)
     with rules.loaded(patterns):
         return _rewrite(result, only, guard, progress, started)
 
@@ -142,6 +148,14 @@ def _rewrite(
     after = sum(len(view.nodes) for view in graph_views(result, (DOMAIN,))) if work else before
     seconds = time.perf_counter() - started
     return RewriteResult(result, records, lowered, before, after, seconds, bool(work))
+
+
+def _exported(graph: Graph) -> onnx.ModelProto:
+    """Turn a graph that a script edits into a model; local functions and weights stay."""
+    import onnx_graphsurgeon
+
+    model: onnx.ModelProto = onnx_graphsurgeon.export_onnx(graph, do_type_check=False)
+    return model
 
 
 def _with_saving(record: Record, saved: dict[str, Saving]) -> Record:

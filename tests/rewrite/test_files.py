@@ -219,3 +219,17 @@ def test_sorting_keeps_the_order_where_it_can() -> None:
     before = [node.op_type for node in graph.node]
     model_io.check_graph(graph, "x")
     assert [node.op_type for node in graph.node] == before
+
+
+def test_a_graphsurgeon_graph_is_rewritten_like_its_file() -> None:
+    """Scripts that edit graphs with onnx-graphsurgeon hand the graph over as it is."""
+    import onnx_graphsurgeon as gs
+
+    sample = Path(__file__).parents[2] / "examples" / "sample.onnx"
+    graph = gs.import_onnx(onnx.load(sample))
+    for node in graph.nodes:
+        node.name = f"mine/{node.name}"
+    result = omfuse.rewrite(graph)
+    assert result.fused == omfuse.rewrite(sample).fused == 6
+    assert all(record.node.startswith("mine/") for record in result.records)
+    onnx.checker.check_model(result.model)

@@ -13,7 +13,17 @@ from omfuse.cli import console
 from omfuse.errors import OmfuseError
 
 # In the order of the work; each module has a function `command`, or `app` for a command group.
-COMMANDS = ("rewrite", "explain", "inspect", "compile", "run", "bench", "diff", "pipeline")
+COMMANDS = (
+    "rewrite",
+    "explain",
+    "inspect",
+    "compile",
+    "run",
+    "bench",
+    "diff",
+    "pipeline",
+    "doctor",
+)
 
 app = typer.Typer(
     name="omfuse",
