@@ -3,6 +3,7 @@
 #define OMFUSE_EMULATION_API_TYPES_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "machine.h"
 #include "numeric.h"
@@ -138,7 +139,8 @@ struct BrcbRepeatParams {
   uint16_t dstBlkStride = 1, dstRepStride = 8;
 };
 
-inline float ToFloat(bfloat16_t value) { return static_cast<float>(value); }
+template <typename T, typename U>
+using IsSameType = std::is_same<T, U>;
 
 constexpr omfuse_emu::Space SpaceOf(TPosition position) {
   return position == TPosition::A1 || position == TPosition::B1 || position == TPosition::C1

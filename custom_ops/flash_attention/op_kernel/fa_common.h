@@ -64,8 +64,30 @@ __aicore__ inline void ReadTiling(GM_ADDR address, FlashAttentionTiling* tiling)
   for (uint32_t i = 0; i < sizeof(FlashAttentionTiling) / sizeof(uint32_t); ++i) to[i] = from[i];
 }
 
-struct Inputs {
-  GM_ADDR query, key, value, bias, mask, sink, kvLengths, output, lse, workspace;
+// The scalar unit of this kernel reads 16-bit numbers as bits.
+template <typename T>
+__aicore__ inline float FromHalfBits(uint16_t bits) {
+  if (!AscendC::IsSameType<T, half>::value) return FromBits(static_cast<uint32_t>(bits) << 16);
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t exponent = (bits >> 10) & 31u;
+  const uint32_t fraction = bits & 1023u;
+  if (exponent == 31) return FromBits(sign | 0x7F800000u | (fraction << 13));
+  if (exponent) return FromBits(sign | ((exponent + 112) << 23) | (fraction << 13));
+  const float small = static_cast<float>(static_cast<int32_t>(fraction)) * FromBits(0x33800000u);
+  return sign ? -small : small;  // subnormal, in units of 2^-24
+}
+
+struct Inputs {  // GM_ADDR is a macro of CANN's that cannot declare several at once
+  GM_ADDR query;
+  GM_ADDR key;
+  GM_ADDR value;
+  GM_ADDR bias;
+  GM_ADDR mask;
+  GM_ADDR sink;
+  GM_ADDR kvLengths;
+  GM_ADDR output;
+  GM_ADDR lse;
+  GM_ADDR workspace;
 };
 
 }  // namespace omfuse

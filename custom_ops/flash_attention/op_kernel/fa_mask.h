@@ -11,11 +11,6 @@
 
 namespace omfuse {
 
-#if OMFUSE_FA_SPLIT
-__aicore__ inline float WidenScalar(bfloat16_t value) { return AscendC::ToFloat(value); }
-#endif
-__aicore__ inline float WidenScalar(half value) { return static_cast<float>(value); }
-
 template <typename T>
 class Mask {
  public:

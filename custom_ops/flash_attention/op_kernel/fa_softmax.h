@@ -28,7 +28,7 @@ class Softmax {
     pipe->InitBuffer(wide_, rows * 64);
     pipe->InitBuffer(narrow_, rows * 32);
     if (tiling->softcap > 0.0f) pipe->InitBuffer(constant_, 32);
-    if (tiling->sink) sink_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.sink));
+    if (tiling->sink) sink_.SetGlobalBuffer(reinterpret_cast<__gm__ uint16_t*>(in.sink));
     if (tiling->sink) sinkWide_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.sink));
     if (tiling->softcap > 0.0f) AscendC::Duplicate(constant_.Get<float>(), 2.0f, 8);
     mask_.Init(pipe, tiling, in);
@@ -107,10 +107,8 @@ class Softmax {
  private:
   __aicore__ inline float SinkOf(uint32_t head) {
     if (tiling_->sink == kFloat32) return sinkWide_.GetValue(head);
-    return ToFloat(sink_.GetValue(head));
+    return FromHalfBits<T>(sink_.GetValue(head));
   }
-
-  __aicore__ inline float ToFloat(T value) { return WidenScalar(value); }
 
   // softcap * tanh(z / softcap) as softcap * (1 - 2 / (exp(2 z / softcap) + 1)).
   __aicore__ inline void Scale(const LocalTensor<float>& scores, int32_t all) {
@@ -145,7 +143,7 @@ class Softmax {
 
   const FlashAttentionTiling* tiling_;
   uint32_t coreRows_;
-  GlobalTensor<T> sink_;
+  GlobalTensor<uint16_t> sink_;
   GlobalTensor<float> sinkWide_;
   TBuf<TPosition::VECCALC> max_, sum_, alpha_, work_, pairs_, wide_, narrow_, constant_;
   Mask<T> mask_;
