@@ -130,7 +130,8 @@ def _missing_libraries(path: Path, env: Mapping[str, str]) -> list[str]:
 
 
 def _check_version(check: PackageCheck, package: OpPackage, toolchain: Toolchain) -> None:
-    built = read_fields(package.root / "version.info").get("compiler_version", "")
+    stated = read_fields(package.root / "version.info")
+    built = stated.get("custom_opp_compiler_version") or stated.get("compiler_version", "")
     home = toolchain.home
     fields = read_fields(home / "compiler/version.info") if home else {}
     allowed = fields.get("required_opp_abi_version", "")

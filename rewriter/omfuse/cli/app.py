@@ -22,6 +22,7 @@ COMMANDS = (
     "bench",
     "diff",
     "pipeline",
+    "op",
     "doctor",
 )
 
