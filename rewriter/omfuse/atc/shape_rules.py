@@ -7,7 +7,7 @@ those with which ATC stops.  The same text is read here as ATC reads it, includi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from omfuse.atc.options import AtcOptions
@@ -38,10 +38,9 @@ def check_shapes(
 ) -> list[RuleBreak]:
     """Check every shape flag; ``graph`` maps the model's real inputs to their shapes."""
     try:
-        _check(options, graph, soc)
+        return _check(options, graph, soc)
     except _BrokenRuleError as broken:
         return [broken.rule]
-    return []
 
 
 def split_items(text: str, flag: str = "input_shape") -> list[ShapeItem]:
@@ -60,7 +59,10 @@ def split_items(text: str, flag: str = "input_shape") -> list[ShapeItem]:
     return items
 
 
-def _check(options: AtcOptions, graph: Mapping[str, Sequence[int | str]] | None, soc: str) -> None:
+def _check(
+    options: AtcOptions, graph: Mapping[str, Sequence[int | str]] | None, soc: str
+) -> list[RuleBreak]:
+    """Raise the first broken rule; return what is only a warning."""
     given = [name for name in DYNAMIC if getattr(options, name) is not None]
     if len(given) > 1:
         raise _BrokenRuleError(
@@ -78,22 +80,29 @@ def _check(options: AtcOptions, graph: Mapping[str, Sequence[int | str]] | None,
         )
     if options.input_shape_range is not None:
         _check_range_flag(options.input_shape_range)
-    if options.input_shape is None:
-        return
+        return []
     text = options.input_shape
+    if text is None:
+        _check_all_known([], graph)
+        return []
     if gear_flag:
         items = split_items(text)
-        _check_names(items, graph)
         _check_gears(gear_flag, str(getattr(options, gear_flag)), items, options, soc)
-    elif "~" in text or "-1" in text:
+        _check_names(items, graph)
+        _check_ranks(items, graph, "E19999")
+        _check_all_listed(gear_flag, items, graph)
+        return []
+    if "~" in text or "-1" in text:
         items = _check_range_text(text)
         _check_names(items, graph)
         _check_against_graph(items, graph)
-    else:
-        items = split_items(text)
-        _check_static(items, text)
-        _check_names(items, graph)
-        _check_against_graph(items, graph)
+        return []
+    items = split_items(text)
+    _check_static(items, text)
+    _check_names(items, graph)
+    _check_ranks(items, graph, "E19999")
+    _check_all_known(items, graph)
+    return _overridden(items, graph)
 
 
 def _check_static(items: Sequence[ShapeItem], text: str) -> None:
@@ -171,6 +180,8 @@ def check_range_dim(dim: str, flag: str) -> None:
 
 
 def _check_range_flag(text: str) -> None:
+    if not text.strip():
+        raise _BrokenRuleError("E10004", "input_shape_range", "the value is empty", "drop it")
     for part in text.split(";"):
         if not part.strip():
             continue
@@ -183,7 +194,7 @@ def _check_range_flag(text: str) -> None:
                 f"{part!r} has no [dims]",
                 "name:[1~8,3,-1]; better: drop it and put the range into input_shape",
             )
-        for dim in dims[1:-1].split(","):
+        for dim in filter(str.strip, dims[1:-1].split(",")):
             check_range_dim(dim.strip(), "input_shape_range")
 
 
@@ -352,6 +363,7 @@ def _check_names(
 def _check_against_graph(
     items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None
 ) -> None:
+    """Check the range form against the model: a dim it fixes must lie inside."""
     if graph is None:
         return
     if not items[0].name and len(items) != len(graph):
@@ -361,24 +373,87 @@ def _check_against_graph(
             f"{len(items)} shapes for {len(graph)} inputs",
             "one shape for each input",
         )
-    names = list(graph)
-    for index, item in enumerate(items):
-        name = item.name or names[index]
-        model = graph[name]
-        if len(model) != len(item.dims):
+    _check_ranks(items, graph, "E10049")
+    for name, axis, have, want in _fixed_dims(items, graph):
+        if not _covers(want, have):
             raise _BrokenRuleError(
-                "E10049",
+                "E10050",
                 "input_shape",
-                f"{name} has rank {len(model)}, the shape has {len(item.dims)}",
+                f"axis {axis} of {name} is fixed to {have} in the model, not {want}",
+                f"write {have}, or export that axis as dynamic",
             )
-        for axis, (have, want) in enumerate(zip(model, item.dims, strict=True)):
-            if isinstance(have, int) and not _covers(want, have):
-                raise _BrokenRuleError(
-                    "E10050",
-                    "input_shape",
-                    f"axis {axis} of {name} is fixed to {have} in the model, not {want}",
-                    f"write {have}, or export that axis as dynamic",
-                )
+
+
+def _check_ranks(
+    items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None, code: str
+) -> None:
+    """Check ranks; ATC names the fault in the range form only, elsewhere parsing just fails."""
+    names = list(graph or ())
+    for index, item in enumerate(items if graph else ()):
+        name = item.name or names[index]
+        rank = len(graph[name]) if graph else 0
+        if rank != len(item.dims):
+            raise _BrokenRuleError(
+                code, "input_shape", f"{name} has rank {rank}, the shape has {len(item.dims)}"
+            )
+
+
+def _check_all_known(
+    items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None
+) -> None:
+    """Refuse a static compile that leaves an input of the model open."""
+    named = {item.name for item in items}
+    for name, dims in (graph or {}).items():
+        if name not in named and not all(isinstance(size, int) for size in dims):
+            raise _BrokenRuleError(
+                "E10001",
+                "input_shape",
+                f"the dims of {name} are open in the model and it is not listed",
+                f"--shape {name}={','.join(map(str, dims))} with numbers",
+            )
+
+
+def _check_all_listed(
+    flag: str, items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None
+) -> None:
+    named = {item.name for item in items}
+    missing = [name for name in graph or () if name not in named]
+    if missing:
+        raise _BrokenRuleError(
+            "E10045",
+            "input_shape",
+            f"{flag} needs every input listed, {', '.join(missing)} is not",
+            "list them all",
+        )
+
+
+def _overridden(
+    items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None
+) -> list[RuleBreak]:
+    """Warn where a static shape replaces a size that the model fixes: ATC takes it silently."""
+    return [
+        RuleBreak(
+            "",
+            "input_shape",
+            f"axis {axis} of {name} is fixed to {have} in the model, {want} replaces it",
+            "shapes written into the model may not follow; export that axis as dynamic",
+            "warning",
+        )
+        for name, axis, have, want in _fixed_dims(items, graph or {})
+        if not _covers(want, have)
+    ]
+
+
+def _fixed_dims(
+    items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]]
+) -> Iterator[tuple[str, int, int, str]]:
+    """Yield input, axis, size in the model and text of every dim that the model fixes."""
+    names = list(graph)
+    for index, item in enumerate(items if graph else ()):
+        name = item.name or names[index]
+        for axis, (have, want) in enumerate(zip(graph[name], item.dims, strict=True)):
+            if isinstance(have, int):
+                yield name, axis, have, want
 
 
 def _covers(dim: str, value: int) -> bool:

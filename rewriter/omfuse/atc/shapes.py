@@ -206,7 +206,7 @@ def _read_input(name: str, spec: str, dims: Sequence[Dim | None], asked: _Wishes
             if any(not _admits(text, int(dim or 0)) for text in texts):
                 raise UsageError(
                     "fixed-dim",
-                    f"axis {axis} of {name} is fixed to {dim} in the model (ATC E10050)",
+                    f"axis {axis} of {name} is fixed to {dim} in the model",
                     where=f"--shape {wish}",
                     hint="export that axis as dynamic, or give the model's value",
                 )

@@ -61,6 +61,8 @@ def read_shapes(given: Mapping[str, str]) -> ShapeRequest:
     if "~" in text or "-1" in text:
         return _ranges(text, "input_shape", brackets=False)
     dims = {name: _static(name, words) for name, words in _items(text)}
+    if not dims:
+        raise fail("E10004", "Value for [--input_shape] is empty.")
     return ShapeRequest("static", dims)
 
 
@@ -139,6 +141,8 @@ def _gears(flag: str, given: Mapping[str, str], text: str) -> ShapeRequest:
         for word in words:
             dims += [-1] if word == "-1" else _static(name, [word])
         request.dims[name] = tuple(dims)
+    if not request.dims:
+        raise fail("E10004", f"Value for [--input_shape] is empty, but [--{flag}] needs it.")
     value = given[flag]
     reader = {"batch": _batch, "image": _image, "dims": _dims}[request.mode]
     request.gears = reader(value, request, given)
@@ -201,7 +205,7 @@ def _dims(value: str, request: ShapeRequest, given: Mapping[str, str]) -> list[D
         if not part.strip():
             continue
         words = [word.strip() for word in part.split(",")]
-        if not all(re.fullmatch(r"-?\d+", word) for word in words):
+        if not all(word.isdigit() for word in words):
             raise bad_value("dynamic_dims", value, "Only digits are allowed.")
         gears.append(tuple(int(word) for word in words))
     holes = sum(dims.count(-1) for dims in request.dims.values())
@@ -235,8 +239,9 @@ def match_inputs(
             )
             raise fail(code, f"Name [{name}] in [--input_shape] {what} of the model.")
         if len(dims) != len(graph[name]):
+            # Only the range form has a check of its own; otherwise the parser gives up.
             raise fail(
-                "E10049",
+                "E10049" if request.mode == "dynamic" else "E19999",
                 f"Input [{name}] has rank {len(graph[name])} in the model, {len(dims)} is given.",
             )
         result.dims[name] = dims
@@ -246,7 +251,7 @@ def match_inputs(
     for name in names:
         fixed = tuple(graph[name])
         if name not in result.dims:
-            if request.mode in _MODES.values() and fixed:
+            if request.mode in _MODES.values():
                 raise fail("E10045", f"Input [{name}] is missing in [--input_shape].")
             result.dims[name] = fixed
             result.ranges[name] = tuple((s, s) if s >= 0 else (1, -1) for s in fixed)
