@@ -7,9 +7,10 @@ import time
 
 import numpy as np
 import pytest
+from sim_files import expected, feeds
+
 from omfuse.acl import batches
 from omfuse.errors import DeviceError, NotAvailableError
-from sim_files import expected, feeds
 
 pytestmark = pytest.mark.slow
 
