@@ -195,6 +195,37 @@ OMFUSE_EMULATE_BINARY(Max, omfuse_emu::kTwoTensors, a > b || a != a ? a : b)
 OMFUSE_EMULATE_BINARY(Min, omfuse_emu::kTwoTensors, a < b || a != a ? a : b)
 #undef OMFUSE_EMULATE_BINARY
 
+// dst = src0 * dst + src1.
+template <typename T>
+void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
+                 const LocalTensor<T>& src1, uint64_t mask, const uint8_t repeat,
+                 const BinaryRepeatParams& p) {
+  const char* name = "FusedMulAdd";
+  const emu::Operand operands[4] = {emu::Use(name, dst, p.dstBlkStride, p.dstRepStride),
+                                    emu::Use(name, src0, p.src0BlkStride, p.src0RepStride),
+                                    emu::Use(name, src1, p.src1BlkStride, p.src1RepStride),
+                                    emu::Use(name, dst, p.dstBlkStride, p.dstRepStride)};
+  emu::Run(name, omfuse_emu::kTwoTensors, operands, emu::Lanes::First(mask, repeat),
+           [](uint8_t* const* at, uint32_t e) {
+             const float product = float(emu::As<T>(at[1], e)) * float(emu::As<T>(at[0], e));
+             emu::As<T>(at[0], e) = T(product + float(emu::As<T>(at[2], e)));
+           });
+}
+
+template <typename T>
+void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
+                 const LocalTensor<T>& src1, const int32_t& count) {
+  const char* name = "FusedMulAdd";
+  const emu::Operand operands[4] = {emu::Use(name, dst, 1, 8), emu::Use(name, src0, 1, 8),
+                                    emu::Use(name, src1, 1, 8), emu::Use(name, dst, 1, 8)};
+  emu::Run(name, omfuse_emu::kTwoTensors, operands,
+           emu::Lanes::Count(static_cast<uint32_t>(count), emu::PerRepeat<T>()),
+           [](uint8_t* const* at, uint32_t e) {
+             const float product = float(emu::As<T>(at[1], e)) * float(emu::As<T>(at[0], e));
+             emu::As<T>(at[0], e) = T(product + float(emu::As<T>(at[2], e)));
+           });
+}
+
 #define OMFUSE_EMULATE_SCALAR(Name, expression)                                                    \
   template <typename T>                                                                            \
   void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,                 \

@@ -122,11 +122,11 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   uint64_t bytes = 0;
   bytes += (split ? 2 : 1) * cells * 4;               // scores
   bytes += (split ? 2 : 1) * cells * 2;               // probabilities
-  bytes += static_cast<uint64_t>(t.chunkRows) * t.valuePad * 4;  // parts
+  bytes += (split ? 2 : 1) * static_cast<uint64_t>(t.chunkRows) * t.valuePad * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
   bytes += (2 + 2 + kSlots) * coreRows * 32;          // max, sum, alpha
   bytes += t.stepColumns / 16 * t.groupRows * 8;      // reduction
-  bytes += t.groupRows * (64 + 64 + 32) + 32;
+  bytes += t.groupRows * (64 + 64 + 32) + 64;
   if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
   if (t.mask) bytes += cells * 5;
   if (t.mask || t.bias == kSameType) bytes += cells * 4;

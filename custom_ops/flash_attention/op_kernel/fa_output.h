@@ -34,7 +34,7 @@ class Output {
     Barrier();
   }
 
-  // sums = sums * alpha + part, for `rows` rows from `row`; part is [..][rows][16].
+  // sums = alpha * sums + part, for `rows` rows from `row`; part is [..][rows][16].
   __aicore__ inline void Accumulate(const LocalTensor<float>& part, const LocalTensor<float>& alpha,
                                     uint32_t row, uint32_t rows) {
     const LocalTensor<float> wide = wide_.Get<float>();
@@ -43,12 +43,7 @@ class Output {
     Barrier();
     for (uint32_t j = 0; j < tiling_->valuePad / kFractal; ++j) {
       const LocalTensor<float> sums = Column(j, row);
-      AscendC::Mul(sums, sums, wide, column);
-    }
-    Barrier();
-    for (uint32_t j = 0; j < tiling_->valuePad / kFractal; ++j) {
-      const LocalTensor<float> sums = Column(j, row);
-      AscendC::Add(sums, sums, part[j * rows * kFractal], column);
+      AscendC::FusedMulAdd(sums, wide, part[j * rows * kFractal], column);
     }
     Barrier();
   }

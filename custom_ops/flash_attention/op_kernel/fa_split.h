@@ -238,7 +238,7 @@ class VectorCore {
     const uint32_t cells = tiling->groupRows * tiling->stepColumns;
     pipe->InitBuffer(scores_, 2, cells * static_cast<uint32_t>(sizeof(float)));
     pipe->InitBuffer(probs_, 2, cells * static_cast<uint32_t>(sizeof(T)));
-    pipe->InitBuffer(parts_, 1,
+    pipe->InitBuffer(parts_, 2,
                      tiling->chunkRows * tiling->valuePad * static_cast<uint32_t>(sizeof(float)));
     softmax_.Init(pipe, tiling, in, coreRows);
     output_.Init(pipe, tiling, in, coreRows);
@@ -246,15 +246,18 @@ class VectorCore {
     StepWalker walker;
     walker.Init(tiling, in.kvLengths, core);
     Step steps[kSlots];
-    bool more = true;
-    uint32_t end = 0;
-    for (uint32_t i = 0; more || i < end + 1; ++i) {
-      if (more) more = walker.Next(&steps[i % kSlots]);
-      if (more) {
-        AscendC::CrossCoreWaitFlag(kScoresReady);
+    bool more = walker.Next(&steps[0]);
+    if (more) Announce(steps[0]);
+    uint32_t end = more ? 1 : 0;
+    for (uint32_t i = 0; i < end + 1; ++i) {
+      if (i < end) {
         ComputeProbs(steps[i % kSlots]);
         AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kProbsReady);
-        end = i + 1;
+      }
+      if (more) more = walker.Next(&steps[(i + 1) % kSlots]);
+      if (more) {  // its scores are on the way while the part below is added
+        Announce(steps[(i + 1) % kSlots]);
+        end = i + 2;
       }
       if (i >= 1 && i - 1 < end) {
         AscendC::CrossCoreWaitFlag(kPartsReady);
@@ -267,46 +270,61 @@ class VectorCore {
   __aicore__ inline uint32_t Rows(const Step& step) const { return step.rowsPad / 2; }
   __aicore__ inline uint32_t Offset(const Step& step) const { return side_ * Rows(step); }
 
+  // Waits for the scores of a step and starts to load its first rows.
+  __aicore__ inline void Announce(const Step& step) {
+    AscendC::CrossCoreWaitFlag(kScoresReady);
+    LoadScores(step, 0);
+  }
+
+  __aicore__ inline void LoadScores(const Step& step, uint32_t row) {
+    const uint32_t rows = Smaller(tiling_->groupRows, Rows(step) - row);
+    LocalTensor<float> scores = scores_.template AllocTensor<float>();
+    const AscendC::DataCopyParams params(static_cast<uint16_t>(step.countPad / kFractal),
+                                         static_cast<uint16_t>(rows * 2),
+                                         static_cast<uint16_t>((step.rowsPad - rows) * 2), 0);
+    AscendC::DataCopy(scores, slots_.scores[step.slot][(Offset(step) + row) * kFractal], params);
+    scores_.EnQue(scores);
+  }
+
   __aicore__ inline void ComputeProbs(const Step& step) {
     const uint32_t held = Rows(step);
     const uint32_t coreFirst = step.firstRow + Offset(step);
     if (step.first) softmax_.Start(step, coreFirst, held);
-    const uint32_t across = step.countPad / kFractal;
     for (uint32_t row = 0; row < held; row += tiling_->groupRows) {
       const uint32_t rows = Smaller(tiling_->groupRows, held - row);
-      const uint32_t at = (Offset(step) + row) * kFractal;
-      const uint32_t gap = step.rowsPad - rows;
-      LocalTensor<float> scores = scores_.template AllocTensor<float>();
-      const AscendC::DataCopyParams in(static_cast<uint16_t>(across),
-                                       static_cast<uint16_t>(rows * 2),
-                                       static_cast<uint16_t>(gap * 2), 0);
-      AscendC::DataCopy(scores, slots_.scores[step.slot][at], in);
-      scores_.EnQue(scores);
-      scores = scores_.template DeQue<float>();
+      if (row + rows < held) LoadScores(step, row + rows);
+      LocalTensor<float> scores = scores_.template DeQue<float>();
       LocalTensor<T> probs = probs_.template AllocTensor<T>();
       softmax_.Process(scores, probs, step, coreFirst, row, rows);
       scores_.FreeTensor(scores);
       probs_.EnQue(probs);
       probs = probs_.template DeQue<T>();
-      const AscendC::DataCopyParams out(static_cast<uint16_t>(across), static_cast<uint16_t>(rows),
-                                        0, static_cast<uint16_t>(gap));
-      AscendC::DataCopy(slots_.probs[step.slot][at], probs, out);
+      const AscendC::DataCopyParams params(static_cast<uint16_t>(step.countPad / kFractal),
+                                           static_cast<uint16_t>(rows), 0,
+                                           static_cast<uint16_t>(step.rowsPad - rows));
+      AscendC::DataCopy(slots_.probs[step.slot][(Offset(step) + row) * kFractal], probs, params);
       probs_.FreeTensor(probs);
     }
   }
 
+  __aicore__ inline void LoadPart(const Step& step, uint32_t row) {
+    const uint32_t rows = Smaller(tiling_->chunkRows, Rows(step) - row);
+    LocalTensor<float> part = parts_.template AllocTensor<float>();
+    const AscendC::DataCopyParams params(static_cast<uint16_t>(tiling_->valuePad / kFractal),
+                                         static_cast<uint16_t>(rows * 2),
+                                         static_cast<uint16_t>((step.rowsPad - rows) * 2), 0);
+    AscendC::DataCopy(part, slots_.parts[step.slot][(Offset(step) + row) * kFractal], params);
+    parts_.EnQue(part);
+  }
+
   __aicore__ inline void AddPart(const Step& step) {
     const uint32_t held = Rows(step);
+    LoadPart(step, 0);
     if (step.first) output_.Start(held);
     for (uint32_t row = 0; row < held; row += tiling_->chunkRows) {
       const uint32_t rows = Smaller(tiling_->chunkRows, held - row);
-      LocalTensor<float> part = parts_.template AllocTensor<float>();
-      const AscendC::DataCopyParams in(static_cast<uint16_t>(tiling_->valuePad / kFractal),
-                                       static_cast<uint16_t>(rows * 2),
-                                       static_cast<uint16_t>((step.rowsPad - rows) * 2), 0);
-      AscendC::DataCopy(part, slots_.parts[step.slot][(Offset(step) + row) * kFractal], in);
-      parts_.EnQue(part);
-      part = parts_.template DeQue<float>();
+      if (row + rows < held) LoadPart(step, row + rows);
+      LocalTensor<float> part = parts_.template DeQue<float>();
       output_.Accumulate(part, softmax_.Alpha(step), row, rows);
       parts_.FreeTensor(part);
     }
@@ -320,7 +338,7 @@ class VectorCore {
   const FlashAttentionTiling* tiling_;
   uint32_t side_;
   Slots<T> slots_;
-  TQue<TPosition::VECIN, 1> scores_, parts_;
+  TQue<TPosition::VECIN, 2> scores_, parts_;
   TQue<TPosition::VECOUT, 1> probs_;
   Softmax<T> softmax_;
   Output<T> output_;

@@ -9,14 +9,14 @@
 
 namespace omfuse {
 
-// narrow [rows][8] to wide [rows][16]; rows is a multiple of 8.
+// narrow [rows][8] times `factor` to wide [rows][16]; rows is a multiple of 8.
 __aicore__ inline void Widen(const LocalTensor<float>& wide, const LocalTensor<float>& narrow,
-                             uint32_t rows) {
+                             uint32_t rows, float factor = 1.0f) {
   const uint8_t repeats = static_cast<uint8_t>(rows / 8);
   const AscendC::UnaryRepeatParams params(2, 1, 16, 8);
   const uint64_t all = kRepeat;
-  AscendC::Adds(wide, narrow, 0.0f, all, repeats, params);
-  AscendC::Adds(wide[kLane], narrow, 0.0f, all, repeats, params);
+  AscendC::Muls(wide, narrow, factor, all, repeats, params);
+  AscendC::Muls(wide[kLane], narrow, factor, all, repeats, params);
 }
 
 // Each block of `count` floats becomes one float. `count` is a multiple of 64.
@@ -68,25 +68,28 @@ __aicore__ inline void ReduceRows(const LocalTensor<float>& narrow, const LocalT
   Barrier();
 }
 
-// Subtracts a wide row statistic from each column.
-__aicore__ inline void SubtractRows(const LocalTensor<float>& matrix,
-                                    const LocalTensor<float>& wide, uint32_t columns,
-                                    uint32_t rows) {
+// matrix = matrix * factor - statistic, in each row. `negated` is the wide statistic times -1,
+// `factor` a block of eight equal floats.
+__aicore__ inline void ScaleAndSubtract(const LocalTensor<float>& matrix,
+                                        const LocalTensor<float>& factor,
+                                        const LocalTensor<float>& negated, uint32_t columns,
+                                        uint32_t rows) {
   const uint32_t across = columns / kFractal;
   const uint32_t column = rows * kFractal;
   const uint32_t quads = rows / 4;
+  const uint64_t all = kRepeat;
   if (across <= quads) {
+    const AscendC::BinaryRepeatParams params(1, 0, 1, 8, 0, 8);
     for (uint32_t j = 0; j < across; ++j) {
-      AscendC::Sub(matrix[j * column], matrix[j * column], wide, static_cast<int32_t>(column));
+      AscendC::FusedMulAdd(matrix[j * column], factor, negated, all, static_cast<uint8_t>(quads),
+                           params);
     }
     return;
   }
-  const uint8_t step = static_cast<uint8_t>(rows * 2);
-  const AscendC::BinaryRepeatParams params(1, 1, 1, step, step, 0);
-  const uint64_t all = kRepeat;
+  const AscendC::BinaryRepeatParams params(1, 0, 1, static_cast<uint8_t>(rows * 2), 0, 0);
   for (uint32_t quad = 0; quad < quads; ++quad) {
-    const LocalTensor<float> part = matrix[quad * kRepeat];
-    AscendC::Sub(part, part, wide[quad * kRepeat], all, static_cast<uint8_t>(across), params);
+    AscendC::FusedMulAdd(matrix[quad * kRepeat], factor, negated[quad * kRepeat], all,
+                         static_cast<uint8_t>(across), params);
   }
 }
 
