@@ -356,7 +356,7 @@ def _cases(
         )
     say("choosing inputs")
     plan = input_plans.plan_inputs(original.model, dims)
-    plan = _fit_to_session(plan, side)
+    plan = _fit_to_session(plan, side, dims or {})
     plan = input_plans.settle(plan, original.run, dims, seeds[0] if seeds else 0)
     notes += [f"inputs tried before: {line}" for line in plan.tried]
     cases = [Case(f"seed {seed}", plan.make(seed)) for seed in seeds]
@@ -370,12 +370,17 @@ def _cases(
     return cases, plan.describe(), list(seeds)
 
 
-def _fit_to_session(plan: input_plans.InputPlan, side: Side) -> input_plans.InputPlan:
-    """Take sizes that a compiled side fixes."""
+def _fit_to_session(
+    plan: input_plans.InputPlan, side: Side, wanted: Mapping[str, int]
+) -> input_plans.InputPlan:
+    """Take sizes that a compiled side fixes: those of its shapes, or of its first gear."""
     from dataclasses import replace
 
     sizes = dict(plan.sizes)
     fixed = {i.name: i.shape for i in side.session.inputs} if side.session else {}
+    defaults = getattr(side.session, "default_dims", None)
+    if defaults is not None and getattr(side.session, "mode", "") != "dynamic" and not wanted:
+        fixed.update(defaults({}))
     for role in plan.roles:
         for dim, size in zip(role.dims, fixed.get(role.name, ()), strict=False):
             if isinstance(size, int) and size > 0 and dim.text in sizes:
