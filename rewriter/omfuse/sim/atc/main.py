@@ -155,6 +155,10 @@ def _write(built: Built, given: Mapping[str, str], env: Mapping[str, str]) -> No
         suffix = f"_linux_{given.get('host_env_cpu') or platform.machine()}"
     target = Path(f"{given['output']}{suffix}.om")
     try:
+        for name, data in built.files.items():
+            beside = target.parent / name
+            beside.parent.mkdir(exist_ok=True)
+            beside.write_bytes(data)
         write_om(target, built.header, [built.parts])
         if wanted == "bad-om":
             target.write_bytes(target.read_bytes()[:-1])

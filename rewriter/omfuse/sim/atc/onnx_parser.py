@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from omfuse.atc.config import SocConfig
 from omfuse.errors import OmfuseError
 from omfuse.fuse.contract import OP_TYPE, attrs_from_mapping
+from omfuse.host.shapes import graphs
 from omfuse.sim.atc.failure import AtcFailure, Message
 from omfuse.sim.atc.plugins import Operator, Registry
 
 _SIZE_LIMIT = 2**31 - 1
 _EXEMPT = ("Input", "Constant", "FileConstant")
 _BAD_DTYPES = ("FLOAT8E4M3FNUZ", "FLOAT8E5M2FNUZ", "UINT4", "UNDEFINED")
+_CONSTANT = Operator("Const")
 _SHORT = 100  # characters of a name in a message
 
 
@@ -29,16 +31,20 @@ class Parsed:
 
     Attributes:
         model: as it is in the file; external data unread.
-        operators: what each node of the root graph is, by position.
+        operators: what each domain and type of the model is.
         inputs: dims of the real inputs, -1 where open.
         folder: of the model and its external data.
     """
 
     model: onnx.ModelProto
-    operators: list[Operator]
+    operators: dict[tuple[str, str], Operator]
     inputs: dict[str, tuple[int, ...]]
     folder: Path
     names: set[str] = field(default_factory=set)
+
+    def operator(self, node: onnx.NodeProto) -> Operator:
+        """Return what a node of any graph is; constants need no parser."""
+        return self.operators.get((node.domain, node.op_type), _CONSTANT)
 
 
 def failure(code: str, text: str) -> AtcFailure:
@@ -67,17 +73,18 @@ def parse(path: Path, registry: Registry, new_parser: bool, report: Path) -> Par
     _name_nodes(model)
     _check_interface(model)
     _precheck(model, registry, new_parser, report)
-    for graph in _graphs(model.graph):
+    operators: dict[tuple[str, str], Operator] = {}
+    for graph in graphs(model.graph):
         _check_weights(graph, path.parent)
-    known = [registry.keys.get(_key(n, model, new_parser)) for n in model.graph.node]
-    operators = [operator or Operator("Const") for operator in known]
-    for node, operator in zip(model.graph.node, operators, strict=True):
-        if not operator.has_proto:
-            raise failure(
-                "E10501",
-                f"IR for Op [{node.name}], optype [{operator.ge_type}], is not registered.",
-            )
-        _check_attributes(node, operator)
+        for node in graph.node:
+            operator = registry.keys.get(_key(node, model, new_parser), _CONSTANT)
+            operators[node.domain, node.op_type] = operator
+            if not operator.has_proto:
+                raise failure(
+                    "E10501",
+                    f"IR for Op [{node.name}], optype [{operator.ge_type}], is not registered.",
+                )
+            _check_attributes(node, operator)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = {v.name: dims_of(v) for v in model.graph.input if v.name not in weights}
     names = {n.name for n in model.graph.node} | weights
@@ -107,7 +114,7 @@ def _load(path: Path) -> onnx.ModelProto:
 
 def _name_nodes(model: onnx.ModelProto) -> None:
     """Name what has no name, then refuse names that stand twice."""
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         for index, node in enumerate(graph.node):
             if not node.name:
                 node.name = f"{node.op_type}_{index}"
@@ -132,14 +139,6 @@ def _check_interface(model: onnx.ModelProto) -> None:
             kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
             if kind in _BAD_DTYPES and what == "input":
                 raise inner(f"dtype {kind} of {value.name} is not supported")
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
 
 
 def _versions(model: onnx.ModelProto, new_parser: bool) -> dict[str, int]:
@@ -170,7 +169,7 @@ def _key(node: onnx.NodeProto, model: onnx.ModelProto, new_parser: bool) -> str:
 
 def _precheck(model: onnx.ModelProto, registry: Registry, new_parser: bool, report: Path) -> None:
     """Look up every operator of the root graph, then of the bodies of If."""
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         unknown = []
         for node in graph.node:
             key = _key(node, model, new_parser)
@@ -276,7 +275,8 @@ def check_kernels(
         AtcFailure: EZ3003 with EZ3002.
     """
     keeps = precision in ("must_keep_origin_dtype", "origin")
-    for node, operator in zip(parsed.model.graph.node, parsed.operators, strict=True):
+    for node in (node for graph in graphs(parsed.model.graph) for node in graph.node):
+        operator = parsed.operator(node)
         if operator.dtypes is None:
             continue
         kernels = operator.dtypes.get(soc.short)
