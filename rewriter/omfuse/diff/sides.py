@@ -27,6 +27,7 @@ class Side:
         session: None for saved outputs.
         saved: outputs of a file.
         model: the ONNX model when there is one.
+        owned: the session was opened here and is closed with the side.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Side:
     session: Session | None = None
     saved: Mapping[str, Array] | None = None
     model: onnx.ModelProto | None = None
+    owned: bool = True
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs for these inputs; saved outputs are returned as they are."""
@@ -43,8 +45,8 @@ class Side:
         return self.session.run(feeds)
 
     def close(self) -> None:
-        """Free the session."""
-        if self.session is not None:
+        """Free the session, unless it is the caller's."""
+        if self.session is not None and self.owned:
             self.session.close()
 
 
@@ -69,7 +71,7 @@ def open_side(
     if isinstance(source, Mapping):
         return Side("saved outputs", "saved", saved=source)
     if not isinstance(source, str | Path | onnx.ModelProto):
-        return Side("session", source.device, source)
+        return Side("session", source.device, source, owned=False)
     if isinstance(source, onnx.ModelProto):
         apart = is_half(source) if isolated is None else isolated
         return Side("model", "host", HostSession(source, isolated=apart), model=source)

@@ -1,0 +1,151 @@
+"""Rewrite, compile with the stand-in, run on the simulated device, compare with the original."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from benchmarks.diff_sensitivity import ZOO, Bug, make_inputs, original, rewritten
+from onnx import helper
+
+import omfuse
+from omfuse.diff import diff
+from omfuse.errors import UsageError
+from omfuse.host.session import HostSession
+from omfuse.session import open_session
+from omfuse.sim.atc.inprocess import atc_in_process
+from omfuse.sim.restore import restore
+
+SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sample.onnx"
+SOC = "Ascend310P3"
+LENGTH = 96
+
+
+@pytest.fixture(autouse=True)
+def _runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMFUSE_RUN_DIR", str(tmp_path / "runs"))
+
+
+def compiled(model, target, **more):
+    with atc_in_process():
+        omfuse.compile(model, target, SOC, device="sim", use_cache=False, **more)
+    return target
+
+
+@pytest.fixture(scope="module")
+def fused():
+    return omfuse.rewrite(SAMPLE).model
+
+
+SHAPES = {
+    "static": (["batch=2", "source=16", "target=12"], [(2, 16, 12)]),
+    "batch": (["batch=1,2,4", "source=16", "target=12"], [(1, 16, 12), (4, 16, 12)]),
+    "dims": (["batch,source,target=1,16,12;2,24,8"], [(1, 16, 12), (2, 24, 8)]),
+    "dynamic": (["batch=1~4", "source=1~64", "target=1~64"], [(1, 5, 3), (4, 64, 64), (2, 9, 1)]),
+    "open": (["batch=-1", "source=-1", "target=-1"], [(1, 5, 3), (6, 70, 2)]),
+}
+
+
+def sample_feeds(batch, source, target, seed=0):
+    draw = np.random.default_rng(seed)
+    mask = np.ones((batch, source), np.int64)
+    mask[-1, source // 2 + 1 :] = 0
+    return {
+        "source_ids": draw.integers(0, 50, (batch, source)),
+        "source_mask": mask,
+        "target_ids": draw.integers(0, 50, (batch, target)),
+    }
+
+
+@pytest.mark.parametrize("mode", SHAPES)
+def test_every_shape_mode_equals_the_original(mode, fused, tmp_path, device):
+    shape, sizes = SHAPES[mode]
+    path = compiled(fused, tmp_path / "m.om", shape=shape)
+    with open_session(path, "sim") as session:
+        assert session.mode == {"open": "dynamic"}.get(mode, mode)
+        assert len(session.kernels) == 6
+        for seed, size in enumerate(sizes):
+            feeds = sample_feeds(*size, seed)
+            report = diff(SAMPLE, session, inputs=feeds, precision="fp16", cache=False)
+            assert report.verdict == "pass", report.as_dict()
+        wrong = sample_feeds(3, 100, 100)
+        if mode != "open":
+            with pytest.raises(UsageError) as caught:
+                session.run(wrong)
+            assert caught.value.code == "bad-shape"
+
+
+@pytest.mark.parametrize("bug", ZOO, ids=lambda bug: bug.name)
+def test_the_comparison_catches_bugs_of_the_device(bug, tmp_path, device):
+    right = Bug("right", causal=bug.causal, masked_rows="uniform")
+    path = compiled(rewritten(LENGTH, right), tmp_path / "m.om")
+    device.transform = lambda model: rewritten(LENGTH, bug)
+    report = diff(
+        original(LENGTH, bug.causal),
+        path,
+        inputs=make_inputs(LENGTH, bug.dead),
+        device="sim",
+        cache=False,
+        dead_rows="strict" if bug.dead else "report",
+    )
+    assert report.device == "sim"
+    assert report.verdict == ("fail" if bug.wrong else "pass")
+
+
+def test_noise_between_runs_is_not_hidden(tmp_path, device):
+    path = compiled(rewritten(32, Bug("right")), tmp_path / "m.om")
+    draw = np.random.default_rng(0)
+    device.mutate = lambda feeds, outputs: [
+        o + draw.standard_normal(o.shape).astype(o.dtype) for o in outputs
+    ]
+    report = diff(original(32), path, inputs=make_inputs(32), device="sim", cache=False)
+    assert report.verdict == "fail"
+
+
+def test_a_device_that_computes_other_shapes_is_an_error(tmp_path, device):
+    path = compiled(rewritten(32, Bug("right")), tmp_path / "m.om")
+    device.mutate = lambda feeds, outputs: [o[:1] for o in outputs]
+    with open_session(path, "sim") as session:
+        with pytest.raises(Exception, match=r"has shape .* the model says") as caught:
+            session.run(make_inputs(32))
+        assert caught.value.exit_code == 3
+
+
+def form_node():
+    return helper.make_node(
+        "FlashAttention", ["q", "k", "v"], ["y"], "attn",
+        num_heads=2, num_kv_heads=2, scale=0.1, layout="BNSD", out_layout="BNSD",
+        scale_value=[0.12345678, 0.0],
+    )  # fmt: skip
+
+
+def test_restored_nodes_take_the_exact_scale_and_a_body(device):
+    node = form_node()
+    value = helper.make_tensor_value_info
+    second = helper.make_node(
+        "FlashAttention", ["y", "y", "y"], ["z"], "next",
+        num_heads=2, num_kv_heads=2, scale=0.5, layout="BNSD", out_layout="BSND",
+    )  # fmt: skip
+    shape = [1, 2, "s", 8]
+    kind = onnx.TensorProto.FLOAT16
+    graph = helper.make_graph(
+        [node, second],
+        "g",
+        [value(n, kind, shape) for n in "qkv"],
+        [value("z", kind, [1, "s", 2, 8])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    restore(model)
+    onnx.checker.check_model(model, full_check=True)
+    attention = [n for n in model.graph.node if n.op_type == "FlashAttention"]
+    scale = next(a.f for a in attention[0].attribute if a.name == "scale")
+    assert scale == np.float32(0.12345678)
+    assert len({(f.name, f.overload) for f in model.functions}) == 2
+    draw = np.random.default_rng(0)
+    feeds = {n: draw.standard_normal((1, 2, 5, 8)).astype(np.float16) for n in "qkv"}
+    results = []
+    for lowering in ("body", "plain"):
+        with HostSession(model, lowering) as session:
+            results.append(session.run(feeds)["z"].astype(np.float32))
+    assert results[0].shape == (1, 5, 2, 8)
+    np.testing.assert_allclose(results[0], results[1], atol=2e-3)
