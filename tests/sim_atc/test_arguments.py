@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,26 @@ def test_work_files_go_where_ascend_work_path_says(tmp_path: Path) -> None:
     call(tmp_path, base(tmp_path), ASCEND_WORK_PATH=str(tmp_path / "elsewhere"))
     assert (tmp_path / "elsewhere" / "fusion_result.json").exists()
     assert not (tmp_path / "fusion_result.json").exists()
+
+
+def test_a_single_operator_is_not_simulated(tmp_path: Path) -> None:
+    flags = {**base(tmp_path), "singleop": "op.json"}
+    assert call(tmp_path, flags).code == "E10001"
+    del flags["framework"]
+    assert call(tmp_path, flags).code == "E10055"
+
+
+def test_models_as_json(tmp_path: Path) -> None:
+    flags = base(tmp_path)
+    call(tmp_path, flags)
+    om, target = tmp_path / "out" / "m.om", tmp_path / "m.json"
+    assert atc("--mode=1", f"--om={om}", f"--json={target}", cwd=tmp_path).status == 0
+    assert json.loads(target.read_text("utf-8"))["soc"] == "Ascend310P3"
+    done = atc(
+        "--mode=1", f"--om={flags['model']}", f"--json={target}", "--framework=5", cwd=tmp_path
+    )  # fmt: skip
+    assert done.status == 0
+    assert json.loads(target.read_text("utf-8"))["graph"]["node"][1]["opType"] == "FlashAttention"
+    assert atc("--mode=1", f"--om={om}", cwd=tmp_path).code == "E10004"
+    assert atc("--mode=1", f"--json={target}", cwd=tmp_path).code == "E10004"
+    assert atc("--mode=1", f"--om={target}", f"--json={target}", cwd=tmp_path).code == "E19005"

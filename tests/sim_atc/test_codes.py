@@ -41,6 +41,8 @@ FLAGS: list[tuple[str, dict[str, Any]]] = [
     ("E10001", {"is_input_adjust_hw_layout": "true"}),
     ("E10001", {"is_output_adjust_hw_layout": "maybe", "out_nodes": "attn:0"}),
     ("E10001", {"raw_ge_options": "[]"}),
+    ("E10001", {"raw_ge_options": '{"compile options": {"global": {"model": "x"}}}'}),
+    ("E10001", {"singleop": "op.json"}),
     ("E10001", {"precision_mode": "fp16"}),
     ("E10002", {"input_shape": "q"}),
     ("E10002", {"input_shape": "q:1.5"}),
@@ -270,3 +272,26 @@ def test_the_host_suffix_is_found(tmp_path: Path) -> None:
                 host_env_cpu="aarch64")  # fmt: skip
     assert run.om.name == "m_linux_aarch64.om"
     assert run.info["host"] == "linux-aarch64"
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "code"),
+    [
+        ("fusion_switch_file", "SomePass:off\nOther : on\n", ""),
+        ("fusion_switch_file", '{"Switch": {"GraphFusion": {"ALL": "off"}}}', ""),
+        ("fusion_switch_file", "SomePass=off", "E20003"),
+        ("modify_mixlist", '{"black-list": {"to-add": ["Mul"]}}', ""),
+        ("modify_mixlist", "Mul", "E10001"),
+        ("keep_dtype", "attn\n", ""),
+        ("customize_dtypes", "attn::InputDtype:float16\n", ""),
+        ("op_precision_mode", "[ByOpType]\nSoftmaxV2=high_precision\n", ""),
+    ],
+)
+def test_files_of_flags(tmp_path: Path, flag: str, text: str, code: str) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text(text, "utf-8")
+    more = {"precision_mode": "allow_mix_precision"} if flag == "modify_mixlist" else {}
+    if code:
+        explained(failure(tmp_path, **{flag: path}, **more), code)
+    else:
+        assert drive(tmp_path, FORM, {}, **{flag: path}, **more).om.exists()

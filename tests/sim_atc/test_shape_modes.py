@@ -256,3 +256,48 @@ def test_external_data_travels_in_the_payload(tmp_path: Path) -> None:
     run = drive(tmp_path, model, {})
     assert load_payload(run.om).external == {"w.bin": (folder / "w.bin").read_bytes()}
     assert run.info["operators"]["FileConstant"] == 1
+
+
+@pytest.mark.parametrize("mode", ["1", "2"])
+def test_weights_beside_the_file(tmp_path: Path, mode: str) -> None:
+    model = parse(FORM)
+    data = np.arange(64, dtype=np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(data, "w2"))
+    run = drive(tmp_path, model, {}, external_weight=mode)
+    (extra,) = run.extra_files
+    assert run.info["operators"]["FileConstant"] == 2
+    assert "WEIGHTS_DATA" not in {part["name"] for part in run.info["partitions"]}
+    if mode == "1":
+        contents = [path.read_bytes() for path in sorted(extra.iterdir())]
+        assert sorted(contents) == sorted([data.tobytes(), np.float32(2).tobytes()])
+    else:
+        assert extra.name == "m_weight_combined"
+        assert data.tobytes() in extra.read_bytes()
+    target = tmp_path / "away" / "m.om"
+    omfuse.compile(
+        parse(FUSED), target, "310P3", device="sim", shape=["batch=1", "seq=8"],
+        settings={"external_weight": mode}, use_cache=False,
+    )  # fmt: skip
+    assert [p.name for p in target.parent.iterdir() if p.suffix == ".om"] == ["m.om"]
+
+
+def test_attention_inside_an_if_is_listed(tmp_path: Path) -> None:
+    attention = (
+        "FlashAttention<num_heads: int = 2, num_kv_heads: int = 2, scale: float = 0.25,"
+        ' layout: string = "BNSD", out_layout: string = "BNSD",'
+        " scale_value: floats = [0.25, 0.0]>(q, q, q)"
+    )
+    model = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,2,8,16] q, bool[1] c) => (float[1,2,8,16] y) {{
+      [choose] y = If (c) <
+        then_branch = t () => (float[1,2,8,16] a) {{ [inner] a = {attention} }},
+        else_branch = e () => (float[1,2,8,16] b) {{ [plain] b = Relu(q) }}
+      >
+    }}
+    """
+    run = drive(tmp_path, model, {}, input_shape="q:1,2,8,16;c:1")
+    (block,) = run.info["attention"]
+    assert (block["node"], block["complete"]) == ("inner", True)
+    assert run.info["graphs"] == 3
+    assert load_payload(run.om).attention[0].node == "inner"

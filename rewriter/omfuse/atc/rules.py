@@ -190,6 +190,10 @@ def _raw_ge(text: str) -> Iterator[RuleBreak]:
             "raw_ge_options",
             "it must hold `compile options` with global, session and graph",
         )
+        return
+    named = {key for part in inner.values() if isinstance(part, dict) for key in part}
+    for key in sorted(named & {"model", "output", "framework", "soc_version"}):
+        yield RuleBreak("E10001", "raw_ge_options", f"{key} cannot be replaced there", "drop it")
 
 
 def _target(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:

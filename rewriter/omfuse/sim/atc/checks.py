@@ -42,6 +42,7 @@ def check_flags(given: Flags) -> ShapeRequest:
     """
     _check_raw_options(given)
     _check_tuning(given)
+    _check_single_op(given)
     _check_framework(given)
     _check_soc_pair(given)
     _check_format(given)
@@ -59,6 +60,7 @@ def check_flags(given: Flags) -> ShapeRequest:
     for name in _PATH_FLAGS:
         if given.get(name):
             input_path(name, given[name])
+    _check_contents(given)
     _check_compress(given)
     _check_streams(given)
     _check_host(given)
@@ -77,6 +79,10 @@ def _check_raw_options(given: Flags) -> None:
     inner = document.get("compile options") if isinstance(document, dict) else None
     if not isinstance(inner, dict) or set(inner) - {"global", "session", "graph"}:
         raise bad_value("raw_ge_options", text, "It must hold [compile options].")
+    named = {key for part in inner.values() if isinstance(part, dict) for key in part}
+    fixed = sorted(named & {"model", "output", "framework", "soc_version"})
+    if fixed:
+        raise bad_value("raw_ge_options", text, f"{fixed} cannot be set here.")
 
 
 def _check_tuning(given: Flags) -> None:
@@ -86,6 +92,15 @@ def _check_tuning(given: Flags) -> None:
     if level is not None and (level == "0") != (on == "0"):
         reason = "deterministic and deterministic_level must both be zero or both not."
         raise bad_value("deterministic_level", level, reason)
+
+
+def _check_single_op(given: Flags) -> None:
+    value = given.get("singleop")
+    if value is None:
+        return
+    if "framework" in given or given.get("mode", "0") != "0" or given.get("insert_op_conf"):
+        raise bad_value("singleop", value, "It excludes --framework, --insert_op_conf and --mode.")
+    raise fail("E10055", "The simulated ATC builds models only, no single operators.")
 
 
 def _check_framework(given: Flags) -> None:
@@ -171,6 +186,32 @@ def _check_precision(given: Flags) -> None:
     mode = old or new or "force_fp16"
     if given.get("modify_mixlist") and not mode.startswith(_MIXED):
         raise bad_value("modify_mixlist", given["modify_mixlist"], f"It needs a mixed mode: {mode}")
+
+
+def _check_contents(given: Flags) -> None:
+    """Read the files of flags as far as their form is documented."""
+    if given.get("modify_mixlist"):
+        path = given["modify_mixlist"]
+        document = _json(path)
+        if not isinstance(document, dict) or set(document) - {"black-list", "white-list"}:
+            raise bad_value("modify_mixlist", path, "It must hold black-list and white-list.")
+    if given.get("fusion_switch_file"):
+        path = given["fusion_switch_file"]
+        text = Path(path).read_text("utf-8", errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        pairs = all(re.fullmatch(r"\s*[\w.\-]+\s*:\s*(on|off)\s*", line) for line in lines)
+        document = _json(path)
+        if not pairs and not (isinstance(document, dict) and "Switch" in document):
+            raise AtcFailure(
+                [Message("E20003", f"Fusion configuration [{path}] is invalid.")], True
+            )
+
+
+def _json(path: str) -> object:
+    try:
+        return json.loads(Path(path).read_text("utf-8", errors="replace"))
+    except ValueError:
+        return None
 
 
 def _check_compress(given: Flags) -> None:

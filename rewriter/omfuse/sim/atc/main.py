@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+
 from omfuse.atc.config import load_soc
 from omfuse.atc.om.writer import write_om
 from omfuse.sim.atc import failure
@@ -74,6 +77,8 @@ def _run(
     mode = given.get("mode", "0")
     if mode == "6":
         return _show(given, say)
+    if mode == "1":
+        return _dump(given)
     request = check_flags(given)
     new_parser = env.get("OMFUSE_SIM_ATC_PARSER") == "new"
     registry = load_registry(env, new_parser)
@@ -214,6 +219,28 @@ def _show(given: Mapping[str, str], say: object) -> list[Message]:
         "om_info_list": [*memory["sections"], 0, 0, 0, 0, 0][:5],
     }
     _display(attrs, model_def, say)
+    return []
+
+
+def _dump(given: Mapping[str, str]) -> list[Message]:
+    """Mode 1: write a model as JSON, an ONNX file with framework 5, otherwise an ``.om``."""
+    from google.protobuf import json_format  # type: ignore[import-untyped,unused-ignore]
+
+    from omfuse.atc.om.summary import describe_om
+    from omfuse.errors import ModelError
+
+    path = input_path("om", given.get("om", ""))
+    if not given.get("json"):
+        raise fail("E10004", "Value for [--json] is empty.")
+    try:
+        if given.get("framework") == "5":
+            model = onnx.load(str(path), load_external_data=False)
+            text = json_format.MessageToJson(model)
+        else:
+            text = json.dumps(describe_om(path), indent=1)
+    except (ModelError, DecodeError, ValueError) as error:
+        raise fail("E13005", f"Failed to parse file [{path}]: {error}") from None
+    Path(given["json"]).write_text(text, "utf-8")
     return []
 
 
