@@ -26,7 +26,7 @@ def build(
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the .run file.")
-    ] = Path("."),
+    ] = Path(),
     cann: _Cann = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that it may take.")] = 3600.0,
     json: _Json = False,
@@ -114,3 +114,62 @@ def check(
                 console.print_result(f"      {'':<12} fix: {finding.fix}")
         console.print_result("the package is ready" if not broken else f"{broken} broken")
     return int(broken > 0)
+
+
+@app.command()
+def estimate(
+    soc: Annotated[str, typer.Option(help="Chip, such as Ascend910B3.")],
+    shape: Annotated[str, typer.Option(help="B,N,Sq,Skv,D of the attention.")],
+    kv_heads: Annotated[
+        int | None, typer.Option(min=1, help="Heads of key and value; N if absent.")
+    ] = None,
+    causal: Annotated[bool, typer.Option("--causal", help="Causal, aligned at the end.")] = False,
+    mask: Annotated[bool, typer.Option("--mask", help="With a mask of the full scores.")] = False,
+    dtype: Annotated[str, typer.Option(help="float16 or bfloat16.")] = "float16",
+    json: _Json = False,
+) -> None:
+    """Estimate the time of one attention, fused and unfused: a model, never a measurement.
+
+    Example: omfuse op estimate --soc Ascend910B3 --shape 1,32,4096,4096,128 --causal
+    """
+    from omfuse.ops import estimate as model
+
+    with console.progress("counting what the kernel does"):
+        found = model.estimate(
+            soc, model.parse_shape(shape), kv_heads, causal=causal, masked=mask, dtype=dtype
+        )
+    if json:
+        console.print_json({"schema": "omfuse.op-estimate/1", **found.as_dict()})
+        return
+    base = found.best_fused().seconds
+    rows = []
+    for row in found.rows:
+        fused = bool(row.l2)
+        rows.append(
+            [
+                _NAMES[row.name],
+                f"{1e6 * row.seconds:,.1f}",
+                f"+-{100 * row.error:.0f} %",
+                row.bound,
+                f"{100 * row.utilisation:.0f} %" if fused else "",
+                f"{row.dram / 1e6:,.1f}",
+                f"{row.l2 / 1e6:,.1f}" if fused else "",
+                f"{row.seconds / base:.2f}",
+            ]
+        )
+    columns = ("", "us", "error", "bound", "of peak", "DRAM MB", "L2 MB", "x kernel")
+    console.print_table(columns, rows)
+    if found.counted:
+        console.print_result(f"this kernel was not counted: {found.counted}")
+    console.print_result(f"{found.soc}, {found.dtype}: {model.MODEL}")
+
+
+_NAMES = {
+    "naive": "unfused, as exported",
+    "atc": "unfused, scale and mask merged",
+    "best": "unfused, softmax merged",
+    "public": "fused, level of public kernels",
+    "v1": "fused, first kernel (plan)",
+    "target": "fused, tuned (plan)",
+    "kernel": "fused, this kernel (counted)",
+}
