@@ -24,6 +24,7 @@ COMMANDS = (
     "pipeline",
     "op",
     "doctor",
+    "bundle",
 )
 
 app = typer.Typer(

@@ -252,11 +252,11 @@ def _save(folder: Path | None, key: str, arrays: Mapping[str, Array]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return  # a cache that cannot be written is no reason to fail
-    write_npz(folder / f"{key}.npz", _numbered(arrays))
+    write_npz(folder / f"{key}.npz", numbered(arrays))
 
 
-def _numbered(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    # Names travel beside the arrays: tensor names hold slashes, which .npz would make folders.
+def numbered(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what to put into an .npz: tensor names hold slashes, so they travel beside."""
     numbered = {f"array_{i}": array for i, array in enumerate(arrays.values())}
     return {"names": np.array(list(arrays), dtype=np.str_), **numbered}
 
