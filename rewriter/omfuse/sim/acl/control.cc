@@ -1,6 +1,10 @@
 // The control interface: callbacks into Python, settings, injected faults.
 #include "control.h"
 
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cstring>
 
 namespace simacl {
@@ -25,12 +29,32 @@ size_t CopyOut(const std::string &text, char *out, size_t capacity) {
   return text.size();
 }
 
+// Runs a callback into Python. Never on the main thread: there Python would raise what a Ctrl-C
+// asks for inside the callback, where nobody can catch it, instead of in the caller.
+template <typename Work>
+void OffMain(Work work) {
+  if (syscall(SYS_gettid) != getpid()) {
+    work();
+    return;
+  }
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread(work);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  thread.join();
+}
+
 }  // namespace
 
 std::string CallLoader(uint64_t key, const char *path, const void *data, size_t size) {
-  answer.clear();
-  if (loader != nullptr) loader(key, path, data, size);
-  return answer;
+  std::string text;
+  OffMain([&] {
+    answer.clear();
+    if (loader != nullptr) loader(key, path, data, size);
+    text = answer;
+  });
+  return text;
 }
 
 void RunKernel(uint64_t key, const std::vector<HostTensor> &inputs, KernelCall *call) {
@@ -38,13 +62,13 @@ void RunKernel(uint64_t key, const std::vector<HostTensor> &inputs, KernelCall *
     call->status = {kGeFailure, "E19999: no kernel is registered with the simulated device"};
     return;
   }
-  kernel(key, static_cast<int>(inputs.size()), inputs.data(), call);
+  OffMain([&] { kernel(key, static_cast<int>(inputs.size()), inputs.data(), call); });
 }
 
 void ForgetModel(uint64_t key, Lock *lock) {
   if (forget == nullptr || key == 0) return;
   lock->unlock();
-  forget(key);
+  OffMain([&] { forget(key); });
   lock->lock();
 }
 
