@@ -62,6 +62,35 @@ void LoadData(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LoadDa
   core.Issue(omfuse_emu::kMte1, std::move(instruction));
 }
 
+// Fills L1 with a value. 310P ignores blocks and gap: a repeat there is 512 bytes.
+template <typename T>
+void InitConstValue(const LocalTensor<T>& dst, const InitConstValueParams<T>& p) {
+  Require("InitConstValue", dst, omfuse_emu::Space::kL1);
+  omfuse_emu::Core& core = omfuse_emu::Machine::Current();
+  const uint64_t each = OMFUSE_EMULATION_SPLIT ? p.blockNum * 32u : 512u;
+  const emu::Side to =
+      emu::SideOf(dst, OMFUSE_EMULATION_SPLIT ? each + p.dstGap * 32u : uint64_t{512});
+  if (!p.repeatTimes || !each) return;
+  omfuse_emu::Instruction instruction;
+  instruction.name = "InitConstValue";
+  instruction.busy = emu::BurstCycles(p.repeatTimes, each, emu::kRates.global_read);
+  instruction.latency = omfuse_emu::kLocalLatency;
+  const uint32_t repeats = p.repeatTimes;
+  const T value = p.initValue;
+  if (core.machine().checks()) {
+    for (uint32_t i = 0; i < repeats; ++i) {
+      omfuse_emu::Append(&instruction.writes, to.storage, to.offset + i * to.step, each);
+    }
+  }
+  instruction.run = [=] {
+    for (uint32_t i = 0; i < repeats; ++i) {
+      T* at = reinterpret_cast<T*>(to.storage->data + to.offset + i * to.step);
+      for (uint64_t e = 0; e < each / sizeof(T); ++e) at[e] = value;
+    }
+  };
+  core.Issue(omfuse_emu::kMte2, std::move(instruction));
+}
+
 template <typename S>
 void Mmad(const LocalTensor<float>& dst, const LocalTensor<S>& a, const LocalTensor<S>& b,
           const MmadParams& p) {

@@ -93,6 +93,15 @@ struct LoadData2DParams {
   uint8_t repeatTimes = 0, sid = 0, addrMode = 0;
 };
 
+template <typename T>
+struct InitConstValueParams {
+  InitConstValueParams() = default;
+  InitConstValueParams(uint16_t repeats, uint16_t blocks, uint16_t gap, T value)
+      : repeatTimes(repeats), blockNum(blocks), dstGap(gap), initValue(value) {}
+  uint16_t repeatTimes = 0, blockNum = 0, dstGap = 0;
+  T initValue = T(0);
+};
+
 struct MmadParams {
   uint16_t m = 0, n = 0, k = 0;
   bool isBias = false;

@@ -115,6 +115,9 @@ bool MayMaskWholeRows(const Problem& p) {
          p.causal == kCausalBottomRight;
 }
 
+// Columns of a result part: the value depth, and 16 that hold the row sums.
+uint32_t PartColumns(const FlashAttentionTiling& t) { return t.valuePad + 16; }
+
 // UB that the kernel's buffers take; mirrors the InitBuffer calls of op_kernel.
 uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   const uint64_t coreRows = split ? t.blockRows / 2 : t.blockRows;
@@ -122,19 +125,24 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   uint64_t bytes = 0;
   bytes += (split ? 2 : 1) * cells * 4;               // scores
   bytes += (split ? 2 : 1) * cells * 2;               // probabilities
-  bytes += (split ? 2 : 1) * static_cast<uint64_t>(t.chunkRows) * t.valuePad * 4;  // parts
+  bytes += (split ? 2 : 1) * static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
-  bytes += (2 + 2 + kSlots) * coreRows * 32;          // max, sum, alpha
+  bytes += (2 + kSlots) * coreRows * 32;              // max, alpha
   bytes += t.stepColumns / 16 * t.groupRows * 8;      // reduction
   bytes += t.groupRows * (64 + 64 + 32) + 64;
   if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
   if (t.mask) bytes += cells * 5;
   if (t.mask || t.bias == kSameType) bytes += cells * 4;
   bytes += 2 * 1024;                                  // triangles
-  bytes += coreRows * t.valuePad * 4;                 // output sums
+  bytes += coreRows * PartColumns(t) * 4;             // output sums
   bytes += static_cast<uint64_t>(t.chunkRows) * (64 + t.valuePad * 2);
-  if (t.lse) bytes += coreRows * 36;
+  if (t.lse) bytes += coreRows * 100;
   return bytes;
+}
+
+uint64_t L1Bytes(const FlashAttentionTiling& t) {
+  return 4ull * (static_cast<uint64_t>(t.blockRows) * (t.depthPad + t.loadKeys) +
+                 static_cast<uint64_t>(t.loadKeys) * (t.depthPad + t.valuePad)) + 512;
 }
 
 // The largest rows and steps that fit, best first.
@@ -159,7 +167,7 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
     for (uint32_t group : kGroups) {
       t->stepColumns = step;
       t->groupRows = group;
-      for (t->chunkRows = t->blockRows / 2; t->chunkRows >= 8; t->chunkRows /= 2) {
+      for (t->chunkRows = 64; t->chunkRows >= 8; t->chunkRows /= 2) {
         if (static_cast<uint64_t>(t->chunkRows) * t->valuePad * 4 <= 16 * 1024 &&
             UbBytes(*t, true) <= room) {
           return true;
@@ -228,14 +236,19 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   if (chip.split) {
     // Short work spreads over more cores in smaller blocks.
     const int64_t units = p.batch * p.heads;
+    while (static_cast<uint64_t>(t.blockRows) * PartColumns(t) * 4 > chip.l0c_bytes) {
+      t.blockRows -= 16;
+    }
     while (t.blockRows > 64 && units * CeilDiv(p.q_len, t.blockRows) < chip.cube_cores) {
-      t.blockRows /= 2;
+      t.blockRows = static_cast<uint32_t>(RoundUp(t.blockRows / 2, 16));
     }
   }
   if (!Fit(chip, &t)) {
     return (Rejection() << "the buffers do not fit in a UB of " << chip.ub_bytes << " bytes")
         .To(why);
   }
+  t.loadKeys = 2 * kPanel;
+  if (L1Bytes(t) > chip.l1_bytes - 256 || t.stepColumns < t.loadKeys) t.loadKeys = kPanel;
   // Few queries: the heads that share keys go through the cube together.
   t.packed = t.group > 1 && static_cast<uint64_t>(t.group) * t.qLen <= t.blockRows ? 1 : 0;
   t.unitHeads = t.packed ? t.kvHeads : t.heads;
@@ -247,7 +260,7 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   if (chip.split) {
     t.scoresSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 4, 512);
     t.probsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 2, 512);
-    t.partsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.valuePad * 4, 512);
+    t.partsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * PartColumns(t) * 4, 512);
     t.scoresOffset = 0;
     t.probsOffset = kSlots * t.scoresSlot;
     t.partsOffset = t.probsOffset + kSlots * t.probsSlot;

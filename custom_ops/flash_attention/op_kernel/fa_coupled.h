@@ -15,11 +15,10 @@
 
 namespace omfuse {
 
-constexpr uint32_t kResultBytes = 64 * 1024;  // a quarter of L0C
 constexpr int32_t kStagingFlag = 7;           // the queues take theirs from 0 upwards
 
 // Flags of L1: queries 0 and 1, keys 2 and 3, values 4 and 5 (with MTE2); probabilities 0 and 1
-// (with MTE3). Flags of L0C: scores 0 and 1, parts 2 and 3.
+// (with MTE3). Flags of L0C: scores 0 and 1, parts 2.
 template <typename T>
 class CoupledCore {
  public:
@@ -46,11 +45,9 @@ class CoupledCore {
         ComputeScores(steps[(i + 1) % kSlots]);
         end = i + 2;
       }
-      if (i < end) {
-        ComputeProbs(steps[i % kSlots]);
-        ComputeParts(steps[i % kSlots]);
-      }
-      if (i >= 1 && i - 1 < end) AddPart(steps[(i - 1) % kSlots]);
+      if (i < end) ComputeProbs(steps[i % kSlots]);
+      if (i >= 1 && i - 1 < end) AddPart(steps[(i - 1) % kSlots]);  // makes room for the next part
+      if (i < end) ComputeParts(steps[i % kSlots]);
     }
     CloseFlags();
   }
@@ -63,18 +60,20 @@ class CoupledCore {
     pipe->InitBuffer(keys_, 2 * kPanel * t.depthPad * size);
     pipe->InitBuffer(values_, 2 * kPanel * t.valuePad * size);
     pipe->InitBuffer(operands_, 2 * kPanel * t.blockRows * size);
-    pipe->InitBuffer(results_, 4 * kResultBytes);
+    partColumns_ = t.valuePad + kFractal;
+    pipe->InitBuffer(results_, t.blockRows * (2 * kPanel + partColumns_) *
+                                   static_cast<uint32_t>(sizeof(float)));
     cube_.Init(pipe);
     pipe->InitBuffer(scores_, t.blockRows * kPanel * static_cast<uint32_t>(sizeof(float)));
     pipe->InitBuffer(probs_, 1, t.blockRows * kPanel * size);
-    pipe->InitBuffer(parts_, t.chunkRows * t.valuePad * static_cast<uint32_t>(sizeof(float)));
+    pipe->InitBuffer(parts_, t.chunkRows * partColumns_ * static_cast<uint32_t>(sizeof(float)));
     if (t.depth % kFractal) pipe->InitBuffer(staging_, t.blockRows * t.depthPad * size);
   }
 
   __aicore__ inline void OpenFlags() {
     for (int32_t i = 0; i < 6; ++i) SetFlag<HardEvent::MTE1_MTE2>(i);
     for (int32_t i = 0; i < 2; ++i) SetFlag<HardEvent::MTE1_MTE3>(i);
-    for (int32_t i = 0; i < 4; ++i) SetFlag<HardEvent::V_M>(i);
+    for (int32_t i = 0; i < 3; ++i) SetFlag<HardEvent::V_M>(i);
     if (tiling_->depth % kFractal) {
       SetFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
       for (int32_t i = 2; i < 4; ++i) SetFlag<HardEvent::MTE1_MTE3>(i);
@@ -84,7 +83,7 @@ class CoupledCore {
   __aicore__ inline void CloseFlags() {
     for (int32_t i = 0; i < 6; ++i) WaitFlag<HardEvent::MTE1_MTE2>(i);
     for (int32_t i = 0; i < 2; ++i) WaitFlag<HardEvent::MTE1_MTE3>(i);
-    for (int32_t i = 0; i < 4; ++i) WaitFlag<HardEvent::V_M>(i);
+    for (int32_t i = 0; i < 3; ++i) WaitFlag<HardEvent::V_M>(i);
     if (tiling_->depth % kFractal) {
       WaitFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
       for (int32_t i = 2; i < 4; ++i) WaitFlag<HardEvent::MTE1_MTE3>(i);
@@ -213,40 +212,37 @@ class CoupledCore {
     SetFlag<HardEvent::MTE2_MTE1>(flag);
     WaitFlag<HardEvent::MTE2_MTE1>(flag);
     WaitFlag<HardEvent::MTE3_MTE1>(turn);
-    WaitFlag<HardEvent::V_M>(2 + turn);
+    WaitFlag<HardEvent::V_M>(2);
     const LocalTensor<T> probs = operands_.template Get<T>()[partTurn_ * kPanel * t.blockRows];
-    for (uint32_t first = 0; first < t.valuePad; first += kDepthPart) {
-      const uint32_t columns = Smaller(kDepthPart, t.valuePad - first);
+    for (uint32_t first = 0; first < partColumns_; first += kDepthPart) {
+      const uint32_t columns = Smaller(kDepthPart, partColumns_ - first);
+      const bool ones = first + columns == partColumns_;
       cube_.Open();
       cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, step.countPad);
-      cube_.LoadValues(values, step.countPad, first, columns);
-      cube_.Multiply(Result(2 + turn)[first * step.rowsPad], step.rowsPad, columns, step.countPad,
-                     true);
+      cube_.LoadValues(values, step.countPad, first, ones ? columns - kFractal : columns, ones);
+      cube_.Multiply(Result(2)[first * step.rowsPad], step.rowsPad, columns, step.countPad, true);
     }
     SetFlag<HardEvent::MTE1_MTE2>(flag);
     SetFlag<HardEvent::MTE1_MTE3>(turn);
-    SetFlag<HardEvent::M_V>(2 + turn);
+    SetFlag<HardEvent::M_V>(2);
     partTurn_ ^= 1;
   }
 
   __aicore__ inline void AddPart(const Step& step) {
     const FlashAttentionTiling& t = *tiling_;
-    if (step.first) output_.Start(step.rowsPad);
-    const int32_t result = static_cast<int32_t>(2 + sumTurn_);
-    WaitFlag<HardEvent::M_V>(result);
+    if (step.first) output_.Start(step);
+    WaitFlag<HardEvent::M_V>(2);
     const LocalTensor<float> part = parts_.Get<float>();
     for (uint32_t row = 0; row < step.rowsPad; row += t.chunkRows) {
       const uint32_t rows = Smaller(t.chunkRows, step.rowsPad - row);
-      FromL0c(part, Result(result)[row * kFractal], t.valuePad / kFractal, rows * kFractal,
+      FromL0c(part, Result(2)[row * kFractal], partColumns_ / kFractal, rows * kFractal,
               (step.rowsPad - rows) / kFractal);
       Barrier();
       output_.Accumulate(part, softmax_.Alpha(step), row, rows);
     }
-    SetFlag<HardEvent::V_M>(result);
-    sumTurn_ ^= 1;
+    SetFlag<HardEvent::V_M>(2);
     if (step.last) {
-      output_.Finish(step, softmax_.Max(step), softmax_.Sum(step), step.firstRow, step.rowsPad,
-                     step.rows);
+      output_.Finish(step, softmax_.Max(step), step.firstRow, step.rowsPad, step.rows);
     }
   }
 
@@ -262,7 +258,7 @@ class CoupledCore {
   }
 
   __aicore__ inline LocalTensor<float> Result(int32_t index) {
-    return results_.Get<float>()[index * static_cast<int32_t>(kResultBytes / sizeof(float))];
+    return results_.Get<float>()[static_cast<uint32_t>(index) * tiling_->blockRows * kPanel];
   }
 
   const FlashAttentionTiling* tiling_;
@@ -275,7 +271,8 @@ class CoupledCore {
   TQue<TPosition::VECOUT, 1> probs_;
   Softmax<T> softmax_;
   Output<T> output_;
-  uint32_t scoreTurn_ = 0, probTurn_ = 0, partTurn_ = 0, sumTurn_ = 0;
+  uint32_t partColumns_;
+  uint32_t scoreTurn_ = 0, probTurn_ = 0, partTurn_ = 0;
 };
 
 }  // namespace omfuse

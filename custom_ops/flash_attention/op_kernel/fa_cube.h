@@ -1,7 +1,8 @@
 // Operands from L1 to L0, and the multiplication.
 //
 // The two halves of L0A and L0B work in turn: while the cube multiplies one, the next operands load
-// into the other. The flags M_MTE1 and MTE1_M 0 and 1 belong to the halves.
+// into the other. Values get 16 more columns of ones: their product with the probabilities is the
+// row sum of the softmax, already in fp32 and in the layout that the output needs. The flags M_MTE1 and MTE1_M 0 and 1 belong to the halves.
 #ifndef OMFUSE_FA_CUBE_H_
 #define OMFUSE_FA_CUBE_H_
 
@@ -18,6 +19,12 @@ class Cube {
     pipe->InitBuffer(left_, 2 * kHalfL0);
     pipe->InitBuffer(right_, 2 * kHalfL0);
     half_ = 0;
+    pipe->InitBuffer(ones_, kFractal * kFractal * static_cast<uint32_t>(sizeof(T)));
+    AscendC::InitConstValue(
+        ones_.template Get<T>(),
+        AscendC::InitConstValueParams<T>(1, kFractal, 0, static_cast<T>(1.0f)));
+    SetFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
+    WaitFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
     SetFlag<HardEvent::M_MTE1>(EVENT_ID0);
     SetFlag<HardEvent::M_MTE1>(EVENT_ID1);
   }
@@ -60,21 +67,30 @@ class Cube {
     AscendC::LoadData(to, from, params);
   }
 
-  // The right operand from values: rows are keys, columns `first`.. of [..][keys][16] in L1.
+  // The right operand from values: rows are keys, columns `first`.. of [..][keys][16] in L1, and
+  // behind them, if wanted, 16 columns of ones.
   __aicore__ inline void LoadValues(const LocalTensor<T>& from, uint32_t keys, uint32_t first,
-                                    uint32_t columns) {
+                                    uint32_t columns, bool ones) {
     const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T))];
     const uint32_t across = columns / kFractal;
+    const uint32_t pitch = across + (ones ? 1 : 0);
     const uint32_t down = keys / kFractal;
     AscendC::LoadData2DParams params;
     params.repeatTimes = static_cast<uint8_t>(across);
     params.srcStride = static_cast<uint16_t>(down);
     params.dstGap = 0;
     params.ifTranspose = true;
-    for (uint32_t row = 0; row < down; ++row) {
+    for (uint32_t row = 0; across && row < down; ++row) {
       params.startIndex = static_cast<uint16_t>(first / kFractal * down + row);
-      AscendC::LoadData(to[row * across * kFractal * kFractal], from, params);
+      AscendC::LoadData(to[row * pitch * kFractal * kFractal], from, params);
     }
+    if (!ones) return;
+    params.startIndex = 0;
+    params.repeatTimes = static_cast<uint8_t>(down);
+    params.srcStride = 0;  // the same fractal for every row
+    params.dstGap = static_cast<uint16_t>(pitch - 1);
+    params.ifTranspose = false;
+    AscendC::LoadData(to[across * kFractal * kFractal], ones_.template Get<T>(), params);
   }
 
   // Multiplies what the open half holds and hands the half back.
@@ -99,6 +115,7 @@ class Cube {
 
   TBuf<TPosition::A2> left_;
   TBuf<TPosition::B2> right_;
+  TBuf<TPosition::B1> ones_;
   uint32_t half_;
 };
 

@@ -1,7 +1,8 @@
 // The output of a task on one core: accumulation, normalisation, and the way out.
 //
-// The accumulator is fp32, [value depth / 16][core rows][16]. At the end of a task it is divided by
-// the row sums, cast, brought back to plain rows, and written in chunks.
+// The accumulator is fp32, [value depth / 16 + 1][core rows][16]; its last 16 columns are the row
+// sums of the softmax. At the end of a task it is divided by them, cast, brought back to plain
+// rows, and written in chunks.
 #ifndef OMFUSE_FA_OUTPUT_H_
 #define OMFUSE_FA_OUTPUT_H_
 
@@ -17,20 +18,23 @@ class Output {
                               uint32_t coreRows) {
     tiling_ = tiling;
     coreRows_ = coreRows;
-    pipe->InitBuffer(sums_, coreRows * tiling->valuePad * sizeof(float));
+    pipe->InitBuffer(sums_, coreRows * (tiling->valuePad + kFractal) * sizeof(float));
     pipe->InitBuffer(wide_, tiling->chunkRows * 64);
     pipe->InitBuffer(rows_, 1, tiling->chunkRows * tiling->valuePad * sizeof(T));
     output_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.output));
     if (tiling->lse) {
-      pipe->InitBuffer(logs_, coreRows * 32);
+      pipe->InitBuffer(logs_, coreRows * 96);
       pipe->InitBuffer(lines_, 1, coreRows * sizeof(float));
       lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.lse));
     }
   }
 
-  __aicore__ inline void Start(uint32_t rows) {
-    const LocalTensor<float> sums = sums_.Get<float>();
-    AscendC::Duplicate(sums, 0.0f, static_cast<int32_t>(coreRows_ * tiling_->valuePad));
+  // Nothing yet, or the sink: a sum of exp(sink - m) = 1 without a value.
+  __aicore__ inline void Start(const Step& step) {
+    AscendC::Duplicate(sums_.Get<float>(), 0.0f,
+                       static_cast<int32_t>(coreRows_ * tiling_->valuePad));
+    AscendC::Duplicate(RowSums(0), StartsWithSink(*tiling_, step) ? 1.0f : 0.0f,
+                       static_cast<int32_t>(coreRows_ * kFractal));
     Barrier();
   }
 
@@ -41,7 +45,7 @@ class Output {
     const int32_t column = static_cast<int32_t>(rows * kFractal);
     Widen(wide, alpha[row * kLane], rows);
     Barrier();
-    for (uint32_t j = 0; j < tiling_->valuePad / kFractal; ++j) {
+    for (uint32_t j = 0; j <= tiling_->valuePad / kFractal; ++j) {
       const LocalTensor<float> sums = Column(j, row);
       AscendC::FusedMulAdd(sums, wide, part[j * rows * kFractal], column);
     }
@@ -51,18 +55,17 @@ class Output {
   // Ends a task: `coreFirst` is the first of the core's rows in the unit, `rows` how many are held
   // and `valid` how many of them exist.
   __aicore__ inline void Finish(const Step& step, const LocalTensor<float>& max,
-                                const LocalTensor<float>& sum, uint32_t coreFirst, uint32_t rows,
-                                uint32_t valid) {
-    if (tiling_->lse) WriteLse(step, max, sum, coreFirst, rows, valid);
+                                uint32_t coreFirst, uint32_t rows, uint32_t valid) {
+    if (tiling_->lse) WriteLse(step, max, coreFirst, rows, valid);
     if (tiling_->maskedRows == kRowsZero || tiling_->sink) {
       // A row without keys has a sum of 0 and an accumulator of 0; any other sum is at least 1.
-      AscendC::Maxs(sum, sum, 1.0e-30f, static_cast<int32_t>(rows * kLane));
+      AscendC::Maxs(RowSums(0), RowSums(0), 1.0e-30f, static_cast<int32_t>(rows * kFractal));
       Barrier();
     }
     for (uint32_t row = 0; row < rows; row += tiling_->chunkRows) {
       const uint32_t some = Smaller(tiling_->chunkRows, rows - row);
       LocalTensor<T> plain = rows_.template AllocTensor<T>();
-      Normalise(plain, sum, row, some);
+      Normalise(plain, row, some);
       rows_.EnQue(plain);
       plain = rows_.template DeQue<T>();
       if (row < valid) WriteRows(step, plain, coreFirst + row, Smaller(some, valid - row));
@@ -75,16 +78,16 @@ class Output {
     return sums_.Get<float>()[(j * coreRows_ + row) * kFractal];
   }
 
+  __aicore__ inline LocalTensor<float> RowSums(uint32_t row) {
+    return Column(tiling_->valuePad / kFractal, row);
+  }
+
   // Rows [rows][valuePad] in T from the accumulator.
-  __aicore__ inline void Normalise(const LocalTensor<T>& plain, const LocalTensor<float>& sum,
-                                   uint32_t row, uint32_t rows) {
-    const LocalTensor<float> wide = wide_.Get<float>();
-    Widen(wide, sum[row * kLane], rows);
-    Barrier();
+  __aicore__ inline void Normalise(const LocalTensor<T>& plain, uint32_t row, uint32_t rows) {
     const uint32_t across = tiling_->valuePad / kFractal;
     for (uint32_t j = 0; j < across; ++j) {
       const LocalTensor<float> sums = Column(j, row);
-      AscendC::Div(sums, sums, wide, static_cast<int32_t>(rows * kFractal));
+      AscendC::Div(sums, sums, RowSums(row), static_cast<int32_t>(rows * kFractal));
     }
     Barrier();
     const AscendC::UnaryRepeatParams params(static_cast<uint16_t>(across), 1,
@@ -149,14 +152,16 @@ class Output {
 
   // max + ln(sum), one float a row.
   __aicore__ inline void WriteLse(const Step& step, const LocalTensor<float>& max,
-                                  const LocalTensor<float>& sum, uint32_t coreFirst,
-                                  uint32_t rows, uint32_t valid) {
+                                  uint32_t coreFirst, uint32_t rows, uint32_t valid) {
     const FlashAttentionTiling& t = *tiling_;
     const LocalTensor<float> logs = logs_.Get<float>();
     const int32_t stats = static_cast<int32_t>(rows * kLane);
-    AscendC::Ln(logs, sum, stats);
+    const LocalTensor<float> wide = logs[coreRows_ * kLane];
+    AscendC::Ln(wide, RowSums(0), static_cast<int32_t>(rows * kFractal));
     Barrier();
-    AscendC::Add(logs, logs, max, stats);
+    const AscendC::BinaryRepeatParams params(1, 2, 1, 8, 16, 8);
+    const uint64_t all = kRepeat;
+    AscendC::Add(logs, wide, max, all, static_cast<uint8_t>(rows / 8), params);
     Barrier();
     if (t.maskedRows == kRowsUniform && !t.sink) {
       // A row without keys averages all values, but the sum of no exponentials is log 0.

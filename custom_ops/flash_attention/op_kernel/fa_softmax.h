@@ -1,8 +1,9 @@
 // The online softmax of one step on a group of rows.
 //
-// For each row it keeps the largest score so far (m) and the sum of exp(score - m) (l); a step gives
-// alpha = exp(m_before - m_after), by which the output so far shrinks. m starts at the lowest
-// finite float, so that a row in which everything is masked (-inf) gives exp(-inf) = 0 and not NaN.
+// For each row it keeps the largest score so far (m); a step gives alpha = exp(m_before - m_after),
+// by which the output so far shrinks. m starts at the lowest finite float, so that a row in which
+// everything is masked (-inf) gives exp(-inf) = 0 and not NaN. The sum of exp(score - m) is not
+// taken here: the cube adds the probabilities up, as a column of the output (see fa_cube.h).
 #ifndef OMFUSE_FA_SOFTMAX_H_
 #define OMFUSE_FA_SOFTMAX_H_
 
@@ -10,6 +11,11 @@
 #include "fa_vector.h"
 
 namespace omfuse {
+
+// The sink belongs to the first part of the keys.
+__aicore__ inline bool StartsWithSink(const FlashAttentionTiling& tiling, const Step& step) {
+  return tiling.sink && step.part == 0;
+}
 
 template <typename T>
 class Softmax {
@@ -20,7 +26,6 @@ class Softmax {
     tiling_ = tiling;
     coreRows_ = coreRows;
     pipe->InitBuffer(max_, 2 * coreRows * 32);
-    pipe->InitBuffer(sum_, 2 * coreRows * 32);
     pipe->InitBuffer(alpha_, kSlots * coreRows * 32);
     const uint32_t rows = tiling->groupRows;
     pipe->InitBuffer(work_, tiling->stepColumns / kFractal * rows * 8);
@@ -43,9 +48,6 @@ class Softmax {
   __aicore__ inline LocalTensor<float> Max(const Step& step) {
     return max_.Get<float>()[step.turn % 2 * coreRows_ * kLane];
   }
-  __aicore__ inline LocalTensor<float> Sum(const Step& step) {
-    return sum_.Get<float>()[step.turn % 2 * coreRows_ * kLane];
-  }
   __aicore__ inline LocalTensor<float> Alpha(const Step& step) {
     return alpha_.Get<float>()[step.slot * coreRows_ * kLane];
   }
@@ -53,10 +55,7 @@ class Softmax {
   // Starts a task: nothing seen, or the sink, which is a score without a value.
   __aicore__ inline void Start(const Step& step, uint32_t coreFirst, uint32_t rows) {
     const LocalTensor<float> max = Max(step);
-    const LocalTensor<float> sum = Sum(step);
-    const bool sink = tiling_->sink && step.part == 0;
-    AscendC::Duplicate(sum, sink ? 1.0f : 0.0f, static_cast<int32_t>(rows * kLane));
-    if (!sink) {
+    if (!StartsWithSink(*tiling_, step)) {
       AscendC::Duplicate(max, Lowest(), static_cast<int32_t>(rows * kLane));
     } else if (!tiling_->packed) {
       AscendC::Duplicate(max, SinkOf(step.unit), static_cast<int32_t>(rows * kLane));
@@ -83,7 +82,6 @@ class Softmax {
     mask_.Apply(scores, step, coreFirst + row, rows);
 
     const LocalTensor<float> max = Max(step)[row * kLane];
-    const LocalTensor<float> sum = Sum(step)[row * kLane];
     const LocalTensor<float> alpha = Alpha(step)[row * kLane];
     const LocalTensor<float> narrow = narrow_.Get<float>();
     const LocalTensor<float> wide = wide_.Get<float>();
@@ -91,7 +89,7 @@ class Softmax {
     const LocalTensor<float> pairs = pairs_.Get<float>();
     const int32_t stats = static_cast<int32_t>(rows * kLane);
 
-    ReduceRows<true>(narrow, scores, work, pairs, step.countPad, rows);
+    MaxRows(narrow, scores, work, pairs, step.countPad, rows);
     if (late_) {
       AscendC::Muls(narrow, narrow, tiling_->scale, stats);
       Barrier();
@@ -106,10 +104,7 @@ class Softmax {
     AscendC::Adds(max, narrow, 0.0f, stats);
     Barrier();
     AscendC::Exp(scores, scores, all);
-    AscendC::Mul(sum, sum, alpha, stats);
     Barrier();
-    ReduceRows<false>(narrow, scores, work, pairs, step.countPad, rows);
-    AscendC::Add(sum, sum, narrow, stats);
     AscendC::Cast(probs, scores, kNarrow, static_cast<uint32_t>(all));
     Barrier();
   }
@@ -156,7 +151,7 @@ class Softmax {
   bool late_;
   GlobalTensor<uint16_t> sink_;
   GlobalTensor<float> sinkWide_;
-  TBuf<TPosition::VECCALC> max_, sum_, alpha_, work_, pairs_, wide_, narrow_, factor_, constant_;
+  TBuf<TPosition::VECCALC> max_, alpha_, work_, pairs_, wide_, narrow_, factor_, constant_;
   Mask<T> mask_;
 };
 

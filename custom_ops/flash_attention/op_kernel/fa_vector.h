@@ -19,52 +19,30 @@ __aicore__ inline void Widen(const LocalTensor<float>& wide, const LocalTensor<f
   AscendC::Muls(wide[kLane], narrow, factor, all, repeats, params);
 }
 
-// Each block of `count` floats becomes one float. `count` is a multiple of 64.
-template <bool kMax>
-__aicore__ inline void ReduceBlocks(const LocalTensor<float>& to, const LocalTensor<float>& from,
-                                    uint32_t count) {
-  const uint32_t repeats = count / kRepeat;
-  for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
-    const int32_t some = static_cast<int32_t>(Smaller(kMaxRepeats, repeats - done));
-    if (kMax) {
-      AscendC::BlockReduceMax(to[done * kLane], from[done * kRepeat], some, kRepeat, 1, 1, 8);
-    } else {
-      AscendC::BlockReduceSum(to[done * kLane], from[done * kRepeat], some, kRepeat, 1, 1, 8);
-    }
-  }
-}
-
-// Reduces a matrix along its columns to a narrow row statistic.
+// The largest element of each row as a narrow statistic.
 // `work` holds columns / 16 * rows * 2 floats, `pairs` rows * 16.
-template <bool kMax>
-__aicore__ inline void ReduceRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
-                                  const LocalTensor<float>& work, const LocalTensor<float>& pairs,
-                                  uint32_t columns, uint32_t rows) {
+__aicore__ inline void MaxRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
+                               const LocalTensor<float>& work, const LocalTensor<float>& pairs,
+                               uint32_t columns, uint32_t rows) {
   uint32_t left = columns / kFractal;
   const uint32_t width = rows * 2;  // two partial results a row
-  ReduceBlocks<kMax>(work, from, left * rows * kFractal);
+  const uint32_t repeats = left * rows * kFractal / kRepeat;
+  for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
+    const int32_t some = static_cast<int32_t>(Smaller(kMaxRepeats, repeats - done));
+    AscendC::BlockReduceMax(work[done * kLane], from[done * kRepeat], some, kRepeat, 1, 1, 8);
+  }
   Barrier();
   while (left > 1) {  // fold the upper half of the columns onto the lower
     const uint32_t half = left / 2;
-    const LocalTensor<float> upper = work[(left - half) * width];
-    if (kMax) {
-      AscendC::Max(work, work, upper, static_cast<int32_t>(half * width));
-    } else {
-      AscendC::Add(work, work, upper, static_cast<int32_t>(half * width));
-    }
+    AscendC::Max(work, work, work[(left - half) * width], static_cast<int32_t>(half * width));
     left -= half;
     Barrier();
   }
   AscendC::Brcb(pairs, work, static_cast<uint8_t>(width / 8), AscendC::BrcbRepeatParams(1, 8));
   Barrier();
   const AscendC::BinaryRepeatParams both(1, 2, 2, 8, 16, 16);
-  const uint8_t repeats = static_cast<uint8_t>(rows / 8);
   const uint64_t all = kRepeat;
-  if (kMax) {
-    AscendC::Max(narrow, pairs, pairs[kLane], all, repeats, both);
-  } else {
-    AscendC::Add(narrow, pairs, pairs[kLane], all, repeats, both);
-  }
+  AscendC::Max(narrow, pairs, pairs[kLane], all, static_cast<uint8_t>(rows / 8), both);
   Barrier();
 }
 

@@ -1,6 +1,7 @@
 // FlashAttention forward for Ascend 910B and 910_93 (split cores) and 310P (coupled cores).
 #include "fa_coupled.h"
-#include "fa_split.h"
+#include "fa_cube_core.h"
+#include "fa_vector_core.h"
 
 // CANN's operator compiler defines the type of each input; other builds take half.
 #ifndef DTYPE_QUERY

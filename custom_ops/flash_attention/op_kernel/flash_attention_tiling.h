@@ -52,7 +52,7 @@ struct FlashAttentionTiling {
   uint32_t splits;       // parts of the KV range, 1 = no split
   uint32_t splitColumns; // keys a part, multiple of stepColumns
   uint32_t skipBlocks;   // 0: visit every key (a row without keys averages them all)
-  uint32_t reserved;
+  uint32_t loadKeys;     // keys that one buffer of L1 holds, 128 or 256
 };
 
 static_assert(sizeof(FlashAttentionTiling) % 8 == 0, "the kernel reads whole words");

@@ -144,5 +144,5 @@ class Tiling(Structure):
         ("splits", U32),
         ("splitColumns", U32),
         ("skipBlocks", U32),
-        ("reserved", U32),
+        ("loadKeys", U32),
     ]
