@@ -116,13 +116,17 @@ class Payload:
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the partition."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> list[bytes]:
+        """Return the bytes of the partition in pieces, so that large weights are not copied."""
         record = asdict(self)
         del record["model"], record["external"]
         blobs = [(_MODEL_BLOB, self.model), *sorted(self.external.items())]
         record["blobs"] = [[name, len(data)] for name, data in blobs]
         text = json.dumps(record, separators=(",", ":")).encode("utf-8")
         head = _MAGIC + struct.pack("<Q", len(text)) + text
-        return b"".join([head, *(data for _, data in blobs)])
+        return [head, *(data for _, data in blobs)]
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Payload:

@@ -68,7 +68,12 @@ def fields(data: memoryview, budget: Budget) -> Iterator[tuple[int, int, int, me
     nothing = data[:0]
     while at < end:
         budget.take()
-        key, at = read_varint(data, at)
+        key = data[at]
+        # Most keys and lengths are one byte: worth a path of their own.
+        if key < 0x80:
+            at += 1
+        else:
+            key, at = read_varint(data, at)
         number, kind = key >> 3, key & 7
         if number == 0 or number > 0x1FFFFFFF:
             raise WireError(f"field number {number} is not allowed")
@@ -76,7 +81,11 @@ def fields(data: memoryview, budget: Budget) -> Iterator[tuple[int, int, int, me
             value, at = read_varint(data, at)
             yield number, kind, value, nothing
         elif kind == BYTES:
-            length, at = read_varint(data, at)
+            length = data[at] if at < end else 0x80
+            if length < 0x80:
+                at += 1
+            else:
+                length, at = read_varint(data, at)
             if length > end - at:
                 raise WireError(f"field {number} is cut off")
             yield number, kind, 0, data[at : at + length]

@@ -52,7 +52,7 @@ def assemble(parsed: Parsed, interface: Interface, given: Mapping[str, str], com
         Part(layout.WEIGHTS_DATA, weights.pieces),
         Part(layout.TBE_KERNELS, [write_kernels(sorted(work.kernels.items()))]),
         Part(layout.TASK_INFO, [tasks.to_bytes()]),
-        Part(PARTITION, [payload.to_bytes()]),
+        Part(PARTITION, payload.pieces()),
     ]
     sizes = [parts[2].size, parts[3].size, 0, parts[4].size, 0]
     attrs = _model_attrs(given, payload, command, sizes)
