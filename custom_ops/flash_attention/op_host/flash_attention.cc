@@ -11,16 +11,17 @@ namespace ops {
 namespace {
 
 // One column is one combination that the kernel is compiled for.  Bias and sink come in the dtype
-// of query or in fp32.  ATC puts Casts around fp32 nodes.
+// of query or in fp32; 310P takes bias in fp16 only.  ATC puts Casts around fp32 nodes and before
+// inputs that no column has.
 struct Column {
   ge::DataType type, bias, sink;
 };
 
-std::vector<Column> ColumnsOf(const std::vector<ge::DataType>& types) {
+std::vector<Column> ColumnsOf(const std::vector<ge::DataType>& types, bool wide_bias) {
   std::vector<Column> columns;
   for (size_t i = 0; i < types.size(); ++i) {
     const ge::DataType extra[] = {types[i], ge::DT_FLOAT};
-    for (int bias = 0; bias < 2; ++bias) {
+    for (int bias = 0; bias < (wide_bias ? 2 : 1); ++bias) {
       for (int sink = 0; sink < 2; ++sink) {
         columns.push_back(Column{types[i], extra[bias], extra[sink]});
       }
@@ -31,8 +32,8 @@ std::vector<Column> ColumnsOf(const std::vector<ge::DataType>& types) {
 
 // Declares inputs and outputs on an OpDef or on the OpAICoreConfig of one SoC.
 template <class Def>
-void Declare(Def* def, const std::vector<ge::DataType>& types) {
-  const std::vector<Column> columns = ColumnsOf(types);
+void Declare(Def* def, const std::vector<ge::DataType>& types, bool wide_bias) {
+  const std::vector<Column> columns = ColumnsOf(types, wide_bias);
   std::vector<ge::DataType> type, bias, sink;
   for (size_t i = 0; i < columns.size(); ++i) {
     type.push_back(columns[i].type);
@@ -71,9 +72,9 @@ void Declare(Def* def, const std::vector<ge::DataType>& types) {
   }
 }
 
-OpAICoreConfig ConfigOf(const std::vector<ge::DataType>& types) {
+OpAICoreConfig ConfigOf(const std::vector<ge::DataType>& types, bool wide_bias) {
   OpAICoreConfig config;
-  Declare(&config, types);
+  Declare(&config, types, wide_bias);
   config.DynamicCompileStaticFlag(true)
       .DynamicFormatFlag(false)
       .DynamicRankSupportFlag(true)
@@ -91,7 +92,7 @@ class FlashAttention : public OpDef {
     const std::vector<ge::DataType> half(1, ge::DT_FLOAT16);
     std::vector<ge::DataType> both = half;
     both.push_back(ge::DT_BF16);
-    Declare(static_cast<OpDef*>(this), both);
+    Declare(static_cast<OpDef*>(this), both, true);
     this->Attr("num_heads").AttrType(REQUIRED).Int();
     this->Attr("num_kv_heads").AttrType(REQUIRED).Int();
     this->Attr("scale").AttrType(REQUIRED).Float();
@@ -107,7 +108,7 @@ class FlashAttention : public OpDef {
     this->SetInferShape(omfuse::InferShape);
     this->SetInferDataType(omfuse::InferDataType);
     this->AICore().SetTiling(omfuse::Tile);
-    OpAICoreConfig wide = ConfigOf(both), narrow = ConfigOf(half);
+    OpAICoreConfig wide = ConfigOf(both, true), narrow = ConfigOf(half, false);
     this->AICore().AddConfig("ascend910b", wide);
     this->AICore().AddConfig("ascend910_93", wide);
     this->AICore().AddConfig("ascend310p", narrow);

@@ -116,6 +116,98 @@ def check(
     return int(broken > 0)
 
 
+@app.command("test")
+def run_tests(
+    arch: Annotated[
+        str, typer.Option(help="Architectures: 910b (also 910_93), 310p; separated by commas.")
+    ] = "910b,310p",
+    soc: Annotated[
+        str | None, typer.Option(help="A chip instead of architectures, such as Ascend310P3.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A short grid, under a minute.")] = False,
+    checks: Annotated[
+        bool, typer.Option("--checks", help="Look for races, bounds, uninitialised reads (slow).")
+    ] = False,
+    schedules: Annotated[
+        int, typer.Option(min=0, help="Random orders of the pipes to run each case in.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the values.")] = 0,
+    json: _Json = False,
+) -> int:
+    """Run the emulated kernel over a grid of cases; exit 1 when one misses its error budget."""
+    from omfuse.ops import verify
+
+    arches = _arches(arch, soc)
+
+    def show(number: int, count: int, result: verify.CaseResult) -> None:
+        mark = "ok" if result.ok else f"FAIL {result.problem or f'ratio {result.ratio:.2f}'}"
+        console.print_line(f"[{number}/{count}] {result.arch} {result.name}: {mark}")
+
+    with console.progress("building the emulated kernel and running the grid"):
+        results = verify.run_grid(arches, quick, seed, checks, schedules, show)
+    failed = [result for result in results if not result.ok]
+    if json:
+        console.print_json(
+            {
+                "schema": "omfuse.op-test/1",
+                "emulated": True,
+                "arches": arches,
+                "cases": len(results),
+                "failed": len(failed),
+                "seed": seed,
+                "results": [result.as_dict() for result in results],
+            }
+        )
+        return int(bool(failed))
+    columns = (
+        "arch",
+        "aspect",
+        "worst case",
+        "rel l2",
+        "unfused",
+        "max abs",
+        "unfused",
+        "of budget",
+    )
+    rows = [
+        [
+            row.arch,
+            row.aspect,
+            row.name,
+            f"{row.rel_l2:.2e}",
+            f"{row.plain_rel_l2:.2e}",
+            f"{row.max_abs:.2e}",
+            f"{row.plain_max_abs:.2e}",
+            row.problem or f"{row.ratio:.2f}",
+        ]
+        for row in verify.worst_by_aspect(results)
+    ]
+    console.print_table(columns, rows)
+    what = f"{len(failed)} of {len(results)} failed" if failed else f"all {len(results)} pass"
+    console.print_result(f"{what}: the kernel's own source on this CPU, emulated, not a device")
+    return int(bool(failed))
+
+
+def _arches(arch: str, soc: str | None) -> list[str]:
+    from omfuse.errors import UsageError
+    from omfuse.ops.grid import ARCH_TYPES
+
+    if soc is not None:
+        from omfuse.ops.chip import load_chip
+
+        return ["910b" if load_chip(soc).split else "310p"]
+    names = [name.strip() for name in arch.split(",") if name.strip()]
+    unknown = [name for name in names if name not in ARCH_TYPES]
+    if unknown or not names:
+        raise UsageError(
+            "unknown-arch",
+            f"no architecture {', '.join(unknown) or arch!r}",
+            where="--arch",
+            hint=f"use {' or '.join(ARCH_TYPES)}",
+        )
+    return list(dict.fromkeys(names))
+
+
 @app.command()
 def estimate(
     soc: Annotated[str, typer.Option(help="Chip, such as Ascend910B3.")],

@@ -59,6 +59,12 @@ def command(
     lowering: Annotated[
         str, typer.Option(help="host: how FlashAttention nodes run; auto chooses for each.")
     ] = "auto",
+    kernel: Annotated[
+        str,
+        typer.Option(
+            help="host: cpu, or ascendc / ascendc-310p, the Ascend C kernel emulated (slow)."
+        ),
+    ] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="host: threads inside an operator.")
     ] = None,
@@ -75,7 +81,7 @@ def command(
     numbers = subjects.parse_devices(devices)
     options: dict[str, Any] = {"isolated": isolated}
     if used == "host":
-        options |= {"lowering": lowering, "threads": threads}
+        options |= {"lowering": lowering, "threads": threads, "kernel": kernel}
     else:
         options["timeout"] = timeout
     if any(_is_folder(text) for text in given or []):

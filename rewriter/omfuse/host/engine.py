@@ -41,6 +41,8 @@ class EngineOptions:
     extra_outputs: tuple[str, ...] = ()
     custom_ops: tuple[str, ...] = ()
     base_dir: str | None = None
+    kernel_library: str | None = None  # stands in for the C++ kernel
+    kernel_name: str = ""
 
     def __post_init__(self) -> None:
         if self.lowering not in LOWERINGS:
@@ -65,12 +67,14 @@ class Engine:
         else:
             model = _parse(source) if isinstance(source, Path) else _copy(source)
             library = kernel.KernelLibrary(None, "not asked for")
-            if options.lowering in ("auto", "kernel") and contains_flash_attention(model):
+            if options.kernel_library:
+                library = kernel.KernelLibrary(Path(options.kernel_library))
+            elif options.lowering in ("auto", "kernel") and contains_flash_attention(model):
                 library = kernel.find()
             lowered = lower(model, options.lowering, options.input_shapes, library.reason)
             if any(used.startswith("kernel: ") for used in lowered.kernels.values()):
                 self._libraries.append(str(library.path))
-            self.kernels = lowered.kernels
+            self.kernels = _named(lowered.kernels, options.kernel_name)
             _add_outputs(lowered.model, options.extra_outputs)
             if folder and not _has_folder_option():
                 _make_absolute(lowered.model, Path(folder).resolve())
@@ -129,6 +133,16 @@ class Engine:
         return [
             _to_numpy(value, info.dtype) for value, info in zip(results, self.outputs, strict=True)
         ]
+
+
+def _named(kernels: dict[str, str], kernel_name: str) -> dict[str, str]:
+    """Say which kernel it is where another one than the CPU's stands in."""
+    if not kernel_name:
+        return kernels
+    return {
+        node: f"{kernel_name}: asked for" if used.startswith("kernel: ") else used
+        for node, used in kernels.items()
+    }
 
 
 def _to_numpy(value: Any, dtype: np.dtype[Any]) -> Array:

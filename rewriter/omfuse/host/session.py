@@ -40,7 +40,8 @@ class HostSession:
     Raises:
         ModelError: ``model-not-found``, ``model-unreadable``, ``model-too-large``,
             ``external-data-missing``, ``unknown-op``, ``model-rejected``, ``unsupported-type``.
-        UsageError: ``unknown-lowering``, ``unknown-tensor``.
+        UsageError: ``unknown-lowering``, ``unknown-tensor``, ``unknown-kernel``.
+        NotAvailableError: ``no-compiler`` for an emulated kernel.
         ToolchainError: ``onnxruntime-failed``, ``onnxruntime-crashed`` (isolated only).
     """
 
@@ -58,7 +59,15 @@ class HostSession:
         custom_ops: Sequence[str | Path] = (),
         base_dir: str | Path | None = None,
         isolated: bool = False,
+        kernel: str = "cpu",
     ) -> None:
+        library = None
+        if kernel != "cpu":
+            # The emulation is built by `ops`, which builds on this package.
+            from omfuse.ops.ascendc_op import library as ascendc_library
+
+            library = str(ascendc_library(kernel))
+            lowering = "kernel"
         options = EngineOptions(
             lowering=lowering,
             input_shapes={name: tuple(dims) for name, dims in (input_shapes or {}).items()},
@@ -67,6 +76,8 @@ class HostSession:
             extra_outputs=tuple(extra_outputs),
             custom_ops=tuple(str(path) for path in custom_ops),
             base_dir=None if base_dir is None else str(Path(base_dir).resolve()),
+            kernel_library=library,
+            kernel_name="" if library is None else f"{kernel} (emulated)",
         )
         source = model if isinstance(model, onnx.ModelProto) else Path(model)
         self._engine: Engine | IsolatedEngine | None = (

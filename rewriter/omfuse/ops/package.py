@@ -86,7 +86,7 @@ def build_package(
             "no-templates",
             f"this CANN has no {TEMPLATES}",
             where=str(home),
-            hint="install the full toolkit (not the runtime or nnrt) of CANN 8.x; for a 9.x toolkit "
+            hint="install the full toolkit (not the runtime or nnrt) of CANN 8.x; for a 9.x one "
             "without it see custom_ops/flash_attention/README.md",
         )
     if shutil.which("cmake") is None:
