@@ -123,11 +123,11 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   const uint64_t coreRows = split ? t.blockRows / 2 : t.blockRows;
   const uint64_t cells = static_cast<uint64_t>(t.groupRows) * t.stepColumns;
   uint64_t bytes = 0;
-  bytes += (split ? 2 : 1) * cells * 4;               // scores
-  bytes += (split ? 2 : 1) * cells * 2;               // probabilities
-  bytes += (split ? 2 : 1) * static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
+  bytes += (split ? 3 : 1) * cells * 4;               // scores; on split chips parts too
+  bytes += cells * 2;                                 // probabilities
+  if (!split) bytes += static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
-  bytes += (2 + kSlots) * coreRows * 32;              // max, alpha
+  bytes += 2 * kSlots * coreRows * 32;                // max, alpha
   bytes += t.stepColumns / 16 * t.groupRows * 8;      // reduction
   bytes += t.groupRows * (64 + 64 + 32) + 64;
   if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
@@ -168,7 +168,8 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
       t->stepColumns = step;
       t->groupRows = group;
       for (t->chunkRows = 64; t->chunkRows >= 8; t->chunkRows /= 2) {
-        if (static_cast<uint64_t>(t->chunkRows) * t->valuePad * 4 <= 16 * 1024 &&
+        if (static_cast<uint64_t>(t->chunkRows) * PartColumns(*t) <=
+                static_cast<uint64_t>(group) * step &&
             UbBytes(*t, true) <= room) {
           return true;
         }

@@ -186,8 +186,9 @@ class CoupledCore {
     FromL0c(scores, Result(result), 1, step.rowsPad * step.countPad, 0);
     Barrier();
     SetFlag<HardEvent::V_M>(result);
+    softmax_.Process(scores, step, step.firstRow, 0, step.rowsPad);
     LocalTensor<T> probs = probs_.template AllocTensor<T>();
-    softmax_.Process(scores, probs, step, step.firstRow, 0, step.rowsPad);
+    AscendC::Cast(probs, scores, kNarrow, step.countPad * step.rowsPad);
     probs_.EnQue(probs);
     probs = probs_.template DeQue<T>();
     WaitFlag<HardEvent::MTE1_MTE3>(result);

@@ -25,7 +25,7 @@ class Softmax {
                               uint32_t coreRows) {
     tiling_ = tiling;
     coreRows_ = coreRows;
-    pipe->InitBuffer(max_, 2 * coreRows * 32);
+    pipe->InitBuffer(max_, kSlots * coreRows * 32);
     pipe->InitBuffer(alpha_, kSlots * coreRows * 32);
     const uint32_t rows = tiling->groupRows;
     pipe->InitBuffer(work_, tiling->stepColumns / kFractal * rows * 8);
@@ -46,7 +46,7 @@ class Softmax {
   }
 
   __aicore__ inline LocalTensor<float> Max(const Step& step) {
-    return max_.Get<float>()[step.turn % 2 * coreRows_ * kLane];
+    return max_.Get<float>()[step.turn % kSlots * coreRows_ * kLane];
   }
   __aicore__ inline LocalTensor<float> Alpha(const Step& step) {
     return alpha_.Get<float>()[step.slot * coreRows_ * kLane];
@@ -73,10 +73,10 @@ class Softmax {
     Barrier();
   }
 
-  // Scores [countPad / 16][rows][16] of `rows` rows from `row` of this core become probabilities.
-  __aicore__ inline void Process(const LocalTensor<float>& scores, const LocalTensor<T>& probs,
-                                 const Step& step, uint32_t coreFirst, uint32_t row,
-                                 uint32_t rows) {
+  // Scores [countPad / 16][rows][16] of `rows` rows from `row` of this core become probabilities,
+  // not yet divided by their sum, in place.
+  __aicore__ inline void Process(const LocalTensor<float>& scores, const Step& step,
+                                 uint32_t coreFirst, uint32_t row, uint32_t rows) {
     const int32_t all = static_cast<int32_t>(step.countPad * rows);
     if (!late_) Scale(scores, all);
     mask_.Apply(scores, step, coreFirst + row, rows);
@@ -104,8 +104,6 @@ class Softmax {
     AscendC::Adds(max, narrow, 0.0f, stats);
     Barrier();
     AscendC::Exp(scores, scores, all);
-    Barrier();
-    AscendC::Cast(probs, scores, kNarrow, static_cast<uint32_t>(all));
     Barrier();
   }
 

@@ -1,4 +1,9 @@
 // A vector core of split chips: softmax and output of half of the rows.
+//
+// Its work is one sequence of items: for each i the row groups of step i (scores to probabilities),
+// then the row chunks of step i - 2 (parts into the output). A second cursor walks the same sequence
+// two items ahead and starts the loads, so that the latency of global memory is hidden. The lag of
+// two steps gives the cube core time to finish a part before anyone asks for it.
 #ifndef OMFUSE_FA_VECTOR_CORE_H_
 #define OMFUSE_FA_VECTOR_CORE_H_
 
@@ -9,10 +14,13 @@
 
 namespace omfuse {
 
-// Each of the two vector cores takes half of the rows.
+constexpr uint32_t kRing = 4;   // steps i - 2 to i + 1
+constexpr uint32_t kAhead = 2;  // items
+
 template <typename T>
 class VectorCore {
  public:
+  // `side`: 0 or 1, which half of the rows.
   __aicore__ inline void Run(TPipe* pipe, const FlashAttentionTiling* tiling, const Inputs& in,
                              uint32_t core, uint32_t side) {
     tiling_ = tiling;
@@ -20,34 +28,18 @@ class VectorCore {
     slots_.Init(*tiling, in.workspace, core);
     const uint32_t coreRows = tiling->blockRows / 2;
     const uint32_t cells = tiling->groupRows * tiling->stepColumns;
-    pipe->InitBuffer(scores_, 2, cells * static_cast<uint32_t>(sizeof(float)));
-    pipe->InitBuffer(probs_, 2, cells * static_cast<uint32_t>(sizeof(T)));
-    pipe->InitBuffer(parts_, 2,
-                     tiling->chunkRows * (tiling->valuePad + kFractal) *
-                                static_cast<uint32_t>(sizeof(float)));
+    pipe->InitBuffer(loaded_, kAhead + 1, cells * static_cast<uint32_t>(sizeof(float)));
+    pipe->InitBuffer(probs_, 1, cells * static_cast<uint32_t>(sizeof(T)));
     softmax_.Init(pipe, tiling, in, coreRows);
     output_.Init(pipe, tiling, in, coreRows);
-
-    StepWalker walker;
-    walker.Init(tiling, in.kvLengths, core);
-    Step steps[kSlots];
-    bool more = walker.Next(&steps[0]);
-    if (more) Announce(steps[0]);
-    uint32_t end = more ? 1 : 0;
-    for (uint32_t i = 0; i < end + 1; ++i) {
-      if (i < end) {
-        ComputeProbs(steps[i % kSlots]);
+    walker_.Init(tiling, in.kvLengths, core);
+    OpenIteration();
+    for (now_ = 0; now_ < end_ + 2; ++now_) {
+      if (now_ < end_) {
+        ComputeProbs(ring_[now_ % kRing]);
         AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kProbsReady);
       }
-      if (more) more = walker.Next(&steps[(i + 1) % kSlots]);
-      if (more) {  // its scores are on the way while the part below is added
-        Announce(steps[(i + 1) % kSlots]);
-        end = i + 2;
-      }
-      if (i >= 1 && i - 1 < end) {
-        AscendC::CrossCoreWaitFlag(kPartsReady);
-        AddPart(steps[(i - 1) % kSlots]);
-      }
+      if (now_ >= 2) AddPart(ring_[(now_ + 2) % kRing]);
     }
   }
 
@@ -55,20 +47,54 @@ class VectorCore {
   __aicore__ inline uint32_t Rows(const Step& step) const { return step.rowsPad / 2; }
   __aicore__ inline uint32_t Offset(const Step& step) const { return side_ * Rows(step); }
 
-  // Waits for the scores of a step and starts to load its first rows.
-  __aicore__ inline void Announce(const Step& step) {
-    AscendC::CrossCoreWaitFlag(kScoresReady);
-    LoadScores(step, 0);
+  // Moves the loading cursor to the first item of iteration `at_`.
+  __aicore__ inline void OpenIteration() {
+    row_ = 0;
+    inScores_ = more_ && walker_.Next(&ring_[at_ % kRing]);
+    if (inScores_) {
+      end_ = at_ + 1;
+    } else {
+      more_ = false;
+    }
   }
 
-  __aicore__ inline void LoadScores(const Step& step, uint32_t row) {
-    const uint32_t rows = Smaller(tiling_->groupRows, Rows(step) - row);
-    LocalTensor<float> scores = scores_.template AllocTensor<float>();
-    const AscendC::DataCopyParams params(static_cast<uint16_t>(step.countPad / kFractal),
+  // Starts loads until as many are on the way as there are buffers. Never beyond the next iteration:
+  // its results are all that the cube core owes before this core hands over more probabilities.
+  __aicore__ inline void Load() {
+    while (flying_ <= kAhead && end_ > 0 && at_ <= now_ + 1 && at_ < end_ + 2) {
+      if (inScores_ || at_ >= 2) {
+        LoadOne();
+      } else {  // an iteration without scores and parts
+        ++at_;
+        OpenIteration();
+      }
+    }
+  }
+
+  __aicore__ inline void LoadOne() {
+    const Step& step = ring_[(inScores_ ? at_ : at_ + 2) % kRing];
+    if (row_ == 0) AscendC::CrossCoreWaitFlag(inScores_ ? kScoresReady : kPartsReady);
+    const uint32_t rows =
+        Smaller(inScores_ ? tiling_->groupRows : tiling_->chunkRows, Rows(step) - row_);
+    const uint32_t columns = inScores_ ? step.countPad : tiling_->valuePad + kFractal;
+    const GlobalTensor<float>& slot =
+        inScores_ ? slots_.scores[step.slot] : slots_.parts[step.slot];
+    LocalTensor<float> to = loaded_.template AllocTensor<float>();
+    const AscendC::DataCopyParams params(static_cast<uint16_t>(columns / kFractal),
                                          static_cast<uint16_t>(rows * 2),
                                          static_cast<uint16_t>((step.rowsPad - rows) * 2), 0);
-    AscendC::DataCopy(scores, slots_.scores[step.slot][(Offset(step) + row) * kFractal], params);
-    scores_.EnQue(scores);
+    AscendC::DataCopy(to, slot[(Offset(step) + row_) * kFractal], params);
+    loaded_.EnQue(to);
+    ++flying_;
+    row_ += rows;
+    if (row_ < Rows(step)) return;
+    row_ = 0;
+    if (inScores_ && at_ >= 2) {
+      inScores_ = false;
+    } else {
+      ++at_;
+      OpenIteration();
+    }
   }
 
   __aicore__ inline void ComputeProbs(const Step& step) {
@@ -77,11 +103,13 @@ class VectorCore {
     if (step.first) softmax_.Start(step, coreFirst, held);
     for (uint32_t row = 0; row < held; row += tiling_->groupRows) {
       const uint32_t rows = Smaller(tiling_->groupRows, held - row);
-      if (row + rows < held) LoadScores(step, row + rows);
-      LocalTensor<float> scores = scores_.template DeQue<float>();
+      Load();
+      LocalTensor<float> scores = loaded_.template DeQue<float>();
+      softmax_.Process(scores, step, coreFirst, row, rows);
       LocalTensor<T> probs = probs_.template AllocTensor<T>();
-      softmax_.Process(scores, probs, step, coreFirst, row, rows);
-      scores_.FreeTensor(scores);
+      AscendC::Cast(probs, scores, kNarrow, step.countPad * rows);
+      loaded_.FreeTensor(scores);
+      --flying_;
       probs_.EnQue(probs);
       probs = probs_.template DeQue<T>();
       const AscendC::DataCopyParams params(static_cast<uint16_t>(step.countPad / kFractal),
@@ -92,26 +120,16 @@ class VectorCore {
     }
   }
 
-  __aicore__ inline void LoadPart(const Step& step, uint32_t row) {
-    const uint32_t rows = Smaller(tiling_->chunkRows, Rows(step) - row);
-    LocalTensor<float> part = parts_.template AllocTensor<float>();
-    const AscendC::DataCopyParams params(static_cast<uint16_t>(tiling_->valuePad / kFractal + 1),
-                                         static_cast<uint16_t>(rows * 2),
-                                         static_cast<uint16_t>((step.rowsPad - rows) * 2), 0);
-    AscendC::DataCopy(part, slots_.parts[step.slot][(Offset(step) + row) * kFractal], params);
-    parts_.EnQue(part);
-  }
-
   __aicore__ inline void AddPart(const Step& step) {
     const uint32_t held = Rows(step);
-    LoadPart(step, 0);
     if (step.first) output_.Start(step);
     for (uint32_t row = 0; row < held; row += tiling_->chunkRows) {
       const uint32_t rows = Smaller(tiling_->chunkRows, held - row);
-      if (row + rows < held) LoadPart(step, row + rows);
-      LocalTensor<float> part = parts_.template DeQue<float>();
+      Load();
+      LocalTensor<float> part = loaded_.template DeQue<float>();
       output_.Accumulate(part, softmax_.Alpha(step), row, rows);
-      parts_.FreeTensor(part);
+      loaded_.FreeTensor(part);
+      --flying_;
     }
     if (!step.last) return;
     const uint32_t offset = Offset(step);
@@ -122,10 +140,17 @@ class VectorCore {
   const FlashAttentionTiling* tiling_;
   uint32_t side_;
   Slots<T> slots_;
-  TQue<TPosition::VECIN, 2> scores_, parts_;
+  TQue<TPosition::VECIN, kAhead + 1> loaded_;
   TQue<TPosition::VECOUT, 1> probs_;
   Softmax<T> softmax_;
   Output<T> output_;
+  StepWalker walker_;
+  Step ring_[kRing];
+  uint32_t end_ = 0;          // steps seen so far
+  uint32_t now_ = 0;           // the iteration at work
+  uint32_t at_ = 0, row_ = 0;  // the loading cursor
+  uint32_t flying_ = 0;        // loads not yet used up
+  bool inScores_ = false, more_ = true;
 };
 
 }  // namespace omfuse
