@@ -160,7 +160,9 @@ void Run(const Problem& p, int64_t, float*) {
   const int32_t code =
       omfuse_emulation_run(&problem, &chip, &tensors, &options, nullptr, message, sizeof message);
   if (code != OMFUSE_EMULATION_OK) {
-    throw std::runtime_error(std::string("the Ascend C kernel: ") + message);
+    const bool refused = code == OMFUSE_EMULATION_REJECTED;  // by the tiling, before it ran
+    throw std::runtime_error(
+        std::string(refused ? "the Ascend C kernel refuses: " : "the Ascend C kernel: ") + message);
   }
   for (int64_t i = 0; wide && i < queries * p.v_depth; ++i) {
     static_cast<float*>(result)[i] = FloatOfHalf(narrow[i]);

@@ -115,8 +115,11 @@ void Core::SetFlag(int from, int to, int event) {
   Instruction set;
   set.name = "SetFlag";
   set.control = true;
-  set.run = [&pipe, &flag] {
-    flag.push_back({std::max(pipe.time, pipe.visible), pipe.clock});
+  // An on-chip buffer is free once it was read; only who reads global memory again (MTE2) waits for
+  // the write to arrive there.
+  const bool early = (from == kMte3 || from == kFix) && to != kMte2 && to != kMte1;
+  set.run = [&pipe, &flag, early] {
+    flag.push_back({early ? pipe.time : std::max(pipe.time, pipe.visible), pipe.clock});
   };
   Issue(from, std::move(set));
 }

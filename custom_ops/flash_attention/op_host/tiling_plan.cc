@@ -9,7 +9,7 @@ namespace omfuse {
 namespace {
 
 const uint32_t kPanel = 128;          // keys of one cube step, as in the kernel
-const uint32_t kSlots = 3;            // steps in flight
+uint32_t Slots(bool split) { return split ? 4 : 3; }  // steps in flight, as in the kernel
 const uint64_t kUbReserve = 8 * 1024;  // kept for CANN's library calls
 const int64_t kMaxDepth = 256;
 
@@ -127,7 +127,7 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   bytes += cells * 2;                                 // probabilities
   if (!split) bytes += static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
-  bytes += 2 * kSlots * coreRows * 32;                // max, alpha
+  bytes += 2 * Slots(split) * coreRows * 32;          // max, alpha
   bytes += t.stepColumns / 16 * t.groupRows * 8;      // reduction
   bytes += t.groupRows * (64 + 64 + 32) + 64;
   if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
@@ -263,9 +263,9 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
     t.probsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 2, 512);
     t.partsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * PartColumns(t) * 4, 512);
     t.scoresOffset = 0;
-    t.probsOffset = kSlots * t.scoresSlot;
-    t.partsOffset = t.probsOffset + kSlots * t.probsSlot;
-    t.coreBytes = t.partsOffset + kSlots * t.partsSlot;
+    t.probsOffset = Slots(true) * t.scoresSlot;
+    t.partsOffset = t.probsOffset + Slots(true) * t.probsSlot;
+    t.coreBytes = t.partsOffset + Slots(true) * t.partsSlot;
     workspace = t.coreBytes * t.cores;
   }
   *tiling = t;

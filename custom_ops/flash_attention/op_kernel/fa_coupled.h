@@ -1,9 +1,8 @@
 // The pipeline of coupled chips: one core, everything on chip.
 //
-// Scores go from L0C to UB, probabilities from UB to L1, no global memory between. The cube starts
-// the scores of step i + 1 before the vector unit turns to step i, and the vector unit adds the
-// output part of step i - 1 after the softmax of step i, so that each unit works while the other
-// does.
+// Scores go from L0C to UB, probabilities from UB to L1, no global memory between. While the vector
+// unit works on the softmax of step i and adds the output part of step i - 2, the cube computes the
+// scores of step i + 1 and the part of step i - 1.
 #ifndef OMFUSE_FA_COUPLED_H_
 #define OMFUSE_FA_COUPLED_H_
 
@@ -35,19 +34,20 @@ class CoupledCore {
 
     StepWalker walker;
     walker.Init(tiling, in.kvLengths, core);
-    Step steps[kSlots];
-    bool more = walker.Next(&steps[0]);
-    if (more) ComputeScores(steps[0]);
-    uint32_t end = more ? 1 : 0;
-    for (uint32_t i = 0; i < end + 1; ++i) {
-      if (more) more = walker.Next(&steps[(i + 1) % kSlots]);
-      if (more) {
-        ComputeScores(steps[(i + 1) % kSlots]);
+    Step ring[kRing];
+    uint32_t end = 0;
+    if (walker.Next(&ring[0])) {
+      end = 1;
+      ComputeScores(ring[0]);
+    }
+    for (uint32_t i = 0; i < end + kLag; ++i) {
+      if (end == i + 1 && walker.Next(&ring[(i + 1) % kRing])) {
         end = i + 2;
+        ComputeScores(ring[(i + 1) % kRing]);
       }
-      if (i < end) ComputeProbs(steps[i % kSlots]);
-      if (i >= 1 && i - 1 < end) AddPart(steps[(i - 1) % kSlots]);  // makes room for the next part
-      if (i < end) ComputeParts(steps[i % kSlots]);
+      if (i < end) ComputeProbs(ring[i % kRing]);
+      if (i >= kLag) AddPart(ring[(i - kLag) % kRing]);  // makes room for the next part
+      if (i >= 1 && i - 1 < end) ComputeParts(ring[(i - 1) % kRing]);
     }
     CloseFlags();
   }

@@ -1,7 +1,7 @@
 // The cube core of split chips.
 //
 // Loads run ahead of their use by a step, because a read from global memory takes longer than the
-// multiplication of a panel: the keys of step i + 1 and the values of step i - 2 are on the way while
+// multiplication of a panel: the keys of step i + 1 and the values of step i - 3 are on the way while
 // step i multiplies.
 #ifndef OMFUSE_FA_CUBE_CORE_H_
 #define OMFUSE_FA_CUBE_CORE_H_
@@ -57,15 +57,15 @@ class CubeCore {
   __aicore__ inline void Walk(const Inputs& in, uint32_t core) {
     StepWalker walker;
     walker.Init(tiling_, in.kvLengths, core);
-    Step ring[4];  // steps i - 2 to i + 1
+    Step ring[kRing];  // steps i - kLag to i + 1
     uint32_t end = 0;
     if (walker.Next(&ring[0])) {
       end = 1;
       PrefetchKeys(ring[0]);
     }
-    for (uint32_t i = 0; i < end + 2; ++i) {
-      const Step& back = ring[(i + 2) % 4];
-      if (i >= 2) {
+    for (uint32_t i = 0; i < end + kLag; ++i) {
+      const Step& back = ring[(i - kLag) % kRing];
+      if (i >= kLag) {
         Begin(&valueLoads_, back);
         for (uint32_t part = 0; part < Smaller(2, valueLoads_.parts); ++part) LoadValues(back);
         AscendC::CrossCoreWaitFlag(kProbsReady);
@@ -73,14 +73,14 @@ class CubeCore {
         for (uint32_t part = 0; part < Smaller(2, probLoads_.parts); ++part) LoadProbs(back);
       }
       if (i < end) {
-        ComputeScores(ring[i % 4]);
+        ComputeScores(ring[i % kRing]);
         AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kScoresReady);
-        if (walker.Next(&ring[(i + 1) % 4])) {
+        if (walker.Next(&ring[(i + 1) % kRing])) {
           end = i + 2;
-          PrefetchKeys(ring[(i + 1) % 4]);
+          PrefetchKeys(ring[(i + 1) % kRing]);
         }
       }
-      if (i >= 2) {
+      if (i >= kLag) {
         ComputeParts(back);
         AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kPartsReady);
       }

@@ -1,9 +1,9 @@
 // A vector core of split chips: softmax and output of half of the rows.
 //
 // Its work is one sequence of items: for each i the row groups of step i (scores to probabilities),
-// then the row chunks of step i - 2 (parts into the output). A second cursor walks the same sequence
+// then the row chunks of step i - 3 (parts into the output). A second cursor walks the same sequence
 // two items ahead and starts the loads, so that the latency of global memory is hidden. The lag of
-// two steps gives the cube core time to finish a part before anyone asks for it.
+// three steps gives the cube core time to finish a part before anyone asks for it.
 #ifndef OMFUSE_FA_VECTOR_CORE_H_
 #define OMFUSE_FA_VECTOR_CORE_H_
 
@@ -14,7 +14,6 @@
 
 namespace omfuse {
 
-constexpr uint32_t kRing = 4;   // steps i - 2 to i + 1
 constexpr uint32_t kAhead = 2;  // items
 
 template <typename T>
@@ -34,12 +33,12 @@ class VectorCore {
     output_.Init(pipe, tiling, in, coreRows);
     walker_.Init(tiling, in.kvLengths, core);
     OpenIteration();
-    for (now_ = 0; now_ < end_ + 2; ++now_) {
+    for (now_ = 0; now_ < end_ + kLag; ++now_) {
       if (now_ < end_) {
         ComputeProbs(ring_[now_ % kRing]);
         AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kProbsReady);
       }
-      if (now_ >= 2) AddPart(ring_[(now_ + 2) % kRing]);
+      if (now_ >= kLag) AddPart(ring_[(now_ - kLag) % kRing]);
     }
   }
 
@@ -58,11 +57,11 @@ class VectorCore {
     }
   }
 
-  // Starts loads until as many are on the way as there are buffers. Never beyond the next iteration:
-  // its results are all that the cube core owes before this core hands over more probabilities.
+  // Starts loads until as many are on the way as there are buffers. Never so far ahead that
+  // the cube core would first need probabilities that this core has not yet handed over.
   __aicore__ inline void Load() {
-    while (flying_ <= kAhead && end_ > 0 && at_ <= now_ + 1 && at_ < end_ + 2) {
-      if (inScores_ || at_ >= 2) {
+    while (flying_ <= kAhead && end_ > 0 && at_ < now_ + kLag && at_ < end_ + kLag) {
+      if (inScores_ || at_ >= kLag) {
         LoadOne();
       } else {  // an iteration without scores and parts
         ++at_;
@@ -72,7 +71,7 @@ class VectorCore {
   }
 
   __aicore__ inline void LoadOne() {
-    const Step& step = ring_[(inScores_ ? at_ : at_ + 2) % kRing];
+    const Step& step = ring_[(inScores_ ? at_ : at_ - kLag) % kRing];
     if (row_ == 0) AscendC::CrossCoreWaitFlag(inScores_ ? kScoresReady : kPartsReady);
     const uint32_t rows =
         Smaller(inScores_ ? tiling_->groupRows : tiling_->chunkRows, Rows(step) - row_);
@@ -89,7 +88,7 @@ class VectorCore {
     row_ += rows;
     if (row_ < Rows(step)) return;
     row_ = 0;
-    if (inScores_ && at_ >= 2) {
+    if (inScores_ && at_ >= kLag) {
       inScores_ = false;
     } else {
       ++at_;
