@@ -149,3 +149,56 @@ def test_restored_nodes_take_the_exact_scale_and_a_body(device):
             results.append(session.run(feeds)["z"].astype(np.float32))
     assert results[0].shape == (1, 5, 2, 8)
     np.testing.assert_allclose(results[0], results[1], atol=2e-3)
+
+
+def run_zoo_model(path, **options):
+    feeds = make_inputs(32)
+    with open_session(path, "sim", **options) as session:
+        return session.run(feeds)["y"], dict(session.kernels)
+
+
+def test_the_simulated_chip_runs_the_ascend_c_kernel(tmp_path, device, monkeypatch):
+    path = compiled(rewritten(32, Bug("right")), tmp_path / "m.om")
+    with HostSession(original(32), optimize=False) as session:
+        golden = session.run(make_inputs(32))["y"]
+    made, kernels = run_zoo_model(path)
+    assert set(kernels) == {"attention.0", "attention.1"}
+    assert all("ascendc-310p (emulated)" in used for used in kernels.values())
+    np.testing.assert_allclose(made, golden, atol=0.05)
+    device.kernel = "cpu"
+    other, kernels = run_zoo_model(path)
+    assert not any("ascendc" in used for used in kernels.values())
+    assert np.abs(other - made).max() > 0  # it was another implementation
+    apart, kernels = run_zoo_model(path, isolated=True)
+    assert all("ascendc-310p (emulated)" in used for used in kernels.values())
+    np.testing.assert_array_equal(apart, made)
+
+
+def test_without_its_kernel_the_simulation_says_what_ran(tmp_path, device, monkeypatch):
+    from omfuse.errors import ToolchainError
+    from omfuse.ops import ascendc_op
+
+    def broken(kernel):
+        raise ToolchainError("emulator-build-failed", "the operator does not compile: why")
+
+    path = compiled(rewritten(32, Bug("right")), tmp_path / "m.om")
+    monkeypatch.setattr(ascendc_op, "library", broken)
+    _, kernels = run_zoo_model(path)
+    assert all("no emulated Ascend C kernel: the operator" in used for used in kernels.values())
+
+
+def test_sizes_that_the_kernel_refuses_are_said_to_be_refused(fused, tmp_path, device):
+    path = compiled(fused, tmp_path / "m.om", shape=SHAPES["static"][0])
+    feeds = sample_feeds(2, 16, 12)
+    with open_session(path, "sim") as session:
+        first = session.run(feeds)
+        kernels = dict(session.kernels)
+        again = session.run(feeds)
+    assert all("refuses, as it would on the chip" in used for used in kernels.values())
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, again[name])
+    device.kernel = "ascendc-310p"  # asked for by name: nothing stands in for it
+    with open_session(path, "sim") as session:
+        with pytest.raises(Exception, match="the Ascend C kernel refuses") as caught:
+            session.run(feeds)
+        assert caught.value.exit_code == 3

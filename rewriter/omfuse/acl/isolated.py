@@ -117,7 +117,7 @@ class IsolatedSession:
         """
         request = {"run": None if outputs is None else list(outputs)}
         head, results = self._ask(request, feeds, self._limit)
-        self.seconds = head["seconds"]
+        self.seconds, self.kernels = head["seconds"], head["kernels"]
         return results
 
     def bind(self, output: str, input: str) -> None:  # noqa: A002

@@ -60,7 +60,7 @@ def open_session(path: str | Path, device: int = 0, **options: Any) -> Session:
     return open_om(path, "ascend", index=device, **options)
 
 
-@functools.lru_cache(maxsize=None)  # noqa: UP033  (Python 3.8 on boards)
+@functools.lru_cache(maxsize=None)
 def real_library() -> AclLibrary:
     """Return the ACL library of this machine.
 
@@ -70,7 +70,7 @@ def real_library() -> AclLibrary:
     return open_library()
 
 
-@functools.lru_cache(maxsize=None)  # noqa: UP033  (Python 3.8 on boards)
+@functools.lru_cache(maxsize=None)
 def library_of(path: str) -> AclLibrary:
     """Return a simulated library; its symbols stay apart from a real one in the same process."""
     return AclLibrary(Path(path), share_symbols=False)

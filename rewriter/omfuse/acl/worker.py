@@ -84,7 +84,7 @@ def _answer(
     if "memory" in request:
         return {"memory": list(session.memory())}, {}
     results = session.run(feeds, request["run"])
-    return {"seconds": session.seconds}, results
+    return {"seconds": session.seconds, "kernels": session.kernels}, results
 
 
 def main(journal_path: str) -> int:

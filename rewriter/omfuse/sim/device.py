@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,14 +54,15 @@ class SimulatedDevice:
         path: the library.
         transform: changes models as they are loaded; None to load them as they are.
         mutate: changes the outputs of models loaded from now on.
-        lowering: how FlashAttention of models loaded from now on runs.
+        kernel: what computes FlashAttention of models loaded from now on, see
+            :class:`omfuse.sim.execute.LoadedModel`; ``OMFUSE_SIM_KERNEL`` sets it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.transform: Transform | None = None
         self.mutate: Mutate | None = None
-        self.lowering = "auto"
+        self.kernel = _default_kernel()
         self._models: dict[int, LoadedModel] = {}
         self._lock = threading.Lock()
         self._library = ctypes.CDLL(str(path))
@@ -102,7 +104,7 @@ class SimulatedDevice:
                 payload = payload_of_bytes(memoryview(raw).cast("B"))
             answer = describe(payload)
             if key:
-                model = LoadedModel(payload, self.transform, self.mutate, self.lowering)
+                model = LoadedModel(payload, self.transform, self.mutate, self.kernel)
                 with self._lock:
                     self._models[key] = model
         except OmfuseError as error:
@@ -141,9 +143,12 @@ class SimulatedDevice:
 
     # ---- what the owner of the device may ask
     def kernels(self, model_id: int) -> dict[str, str]:
-        """Return FlashAttention node -> what computes it, for a loaded model."""
+        """Return FlashAttention node -> what computes it, for a loaded model.
+
+        The mapping is the model's own: a run in which the kernel refuses the sizes changes it.
+        """
         with self._lock:
-            return dict(self._models[model_id].kernels)
+            return self._models[model_id].kernels
 
     def configure(self, **settings: int | str) -> None:
         """Change settings of the device, such as ``device_count``, ``memory_bytes``, ``soc``."""
@@ -186,12 +191,16 @@ class SimulatedDevice:
         """Forget everything, as after the end of the process."""
         self._library.simacl_reset()
         self.transform = self.mutate = None
-        self.lowering = "auto"
+        self.kernel = _default_kernel()
 
     @property
     def flavour(self) -> int:
         """81 or 90, see :data:`omfuse.sim.build.FLAVOURS`."""
         return int(self._library.simacl_api_version())
+
+
+def _default_kernel() -> str:
+    return os.environ.get("OMFUSE_SIM_KERNEL", "auto")
 
 
 @functools.cache

@@ -9,17 +9,22 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
-from omfuse.errors import ModelError
+from omfuse.errors import ModelError, NotAvailableError, ToolchainError
 from omfuse.host.tensors import named_dtype
 from omfuse.session import Array
 from omfuse.sim.payload import Payload, TensorSpec
 from omfuse.sim.restore import restore
 
+if TYPE_CHECKING:
+    from omfuse.host.session import HostSession
+
+_REFUSAL = "the Ascend C kernel refuses: "
 Transform = Callable[[onnx.ModelProto], onnx.ModelProto]
 Mutate = Callable[[Mapping[str, Array], "list[Array]"], "list[Array]"]
 
@@ -31,7 +36,9 @@ class LoadedModel:
         payload: what the .om holds.
         transform: changes the runnable model before it is opened; for tests of the comparison.
         mutate: changes the outputs of each run; for tests of the comparison.
-        lowering: how FlashAttention runs, as in :class:`omfuse.host.session.HostSession`.
+        kernel: what computes FlashAttention: ``auto`` is the Ascend C kernel emulated for the
+            chip of the compile where this machine can build it, else what the host device uses;
+            ``ascendc``, ``ascendc-310p`` and ``cpu`` are as on the host device.
 
     Raises:
         OmfuseError: what restoring and onnxruntime have to say.
@@ -42,10 +49,9 @@ class LoadedModel:
         payload: Payload,
         transform: Transform | None = None,
         mutate: Mutate | None = None,
-        lowering: str = "auto",
+        kernel: str = "auto",
     ) -> None:
         from omfuse.diff.inputs import is_half
-        from omfuse.host.session import HostSession
 
         self._payload = payload
         self._mutate = mutate
@@ -54,18 +60,22 @@ class LoadedModel:
         if transform is not None:
             model = transform(model)
         self._folder = _write_weights(payload)
-        try:
+        self._model, self._strict = model, kernel != "auto"
+        self._options: dict[str, Any] = {
+            "base_dir": None if self._folder is None else self._folder.name,
             # fp16 models may crash onnxruntime natively: the device, not the caller, must die.
-            self._session = HostSession(
+            "isolated": is_half(model),
+        }
+        try:
+            self._session, self.kernels = _open(
                 model,
-                lowering,
-                base_dir=None if self._folder is None else self._folder.name,
-                isolated=is_half(model),
+                _emulated(payload.soc) if kernel == "auto" else kernel,
+                strict=self._strict,
+                **self._options,
             )
         except BaseException:
             self._drop_weights()
             raise
-        self.kernels = self._session.kernels
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Run once; arrays in the order and with the dtypes of the interface.
@@ -78,9 +88,23 @@ class LoadedModel:
             for spec, array in zip(self._payload.inputs, inputs, strict=True)
         }
         with self._lock:
-            made = self._session.run(feeds)
+            made = self._compute(feeds)
         outputs = [_as_shown(made[spec.onnx_name], spec) for spec in self._payload.outputs]
         return outputs if self._mutate is None else self._mutate(feeds, outputs)
+
+    def _compute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return self._session.run(feeds)
+        except ToolchainError as error:
+            _, refusal, why = error.message.partition(_REFUSAL)
+            if not refusal or self._strict:
+                raise
+        # Sizes may be known only now: the tiling decides when the operator runs.
+        self._session.close()
+        self._session, kernels = _open(self._model, "cpu", strict=True, **self._options)
+        note = f" (the Ascend C kernel refuses, as it would on the chip: {why.strip()})"
+        self.kernels.update({node: used + note for node, used in kernels.items()})
+        return self._session.run(feeds)
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
@@ -91,6 +115,32 @@ class LoadedModel:
     def _drop_weights(self) -> None:
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _emulated(soc: str) -> str:
+    """Return the emulated kernel of a chip: chips with one coupled core have another."""
+    return "ascendc-310p" if soc.startswith(("Ascend310P", "Ascend310B")) else "ascendc"
+
+
+def _open(
+    model: onnx.ModelProto, kernel: str, *, strict: bool, **options: Any
+) -> tuple[HostSession, dict[str, str]]:
+    """Open the model, and say what computes each attention and why it is not the chip's kernel."""
+    from omfuse.host.lower import contains_flash_attention
+    from omfuse.host.session import HostSession
+
+    why = ""
+    if kernel != "cpu" and contains_flash_attention(model):
+        try:
+            session = HostSession(model, kernel=kernel, **options)
+        except (NotAvailableError, ToolchainError) as error:
+            if strict:
+                raise
+            why = f" (no emulated Ascend C kernel: {error.message})"
+        else:
+            return session, session.kernels
+    session = HostSession(model, **options)
+    return session, {node: used + why for node, used in session.kernels.items()}
 
 
 def runnable_model(payload: Payload) -> onnx.ModelProto:
