@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx.parser
 import pytest
+from tests.atc.conftest import FUSED, parse
 
 from omfuse.atc import messages
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
@@ -21,24 +21,6 @@ from omfuse.atc.options import AtcOptions
 from omfuse.sim.atc.inprocess import atc_in_process
 from omfuse.sim.atc.main import main
 
-FUSED = """
-<ir_version: 10, opset_import: ["" : 17, "omfuse" : 1]>
-g (float[batch,2,seq,16] q, float[batch,2,seq,16] k, float[batch,2,seq,16] v)
-  => (float[batch,2,seq,16] y) {
-  a = Relu(q)
-  y = omfuse.FlashAttention:s1 <num_heads: int = 2, num_kv_heads: int = 2, scale: float = 0.25,
-      layout: string = "BNSD", out_layout: string = "BNSD"> (a, k, v)
-}
-<opset_import: ["" : 17], domain: "omfuse", overload: "s1">
-FlashAttention <num_heads, num_kv_heads, scale, layout, out_layout> (q, k, v) => (y) {
-  kt = Transpose<perm=[0,1,3,2]>(k)
-  s = MatMul(q, kt)
-  c = Constant<value_float: float = @scale>()
-  z = Mul(s, c)
-  p = Softmax<axis=-1>(z)
-  y = MatMul(p, v)
-}
-"""
 # What ATC itself reads: our operator in the default domain, names everywhere.
 FORM = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -56,6 +38,7 @@ g (float[n,3,h,w] x) => (float[n,3,h2,w2] y) {
   [pool] y = MaxPool<kernel_shape: ints = [2,2], strides: ints = [2,2]>(x)
 }
 """
+__all__ = ["FUSED", "parse"]
 STATIC = "q:1,2,8,16;k:1,2,8,16;v:1,2,8,16"
 
 
@@ -72,10 +55,6 @@ def here() -> Iterator[None]:
     """Run the stand-in in this process."""
     with atc_in_process():
         yield
-
-
-def parse(text: str) -> onnx.ModelProto:
-    return onnx.parser.parse_model(text)
 
 
 def save(tmp_path: Path, model: str | onnx.ModelProto, name: str = "model.onnx") -> Path:
