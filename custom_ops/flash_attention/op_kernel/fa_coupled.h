@@ -35,19 +35,22 @@ class CoupledCore {
     StepWalker walker;
     walker.Init(tiling, in.kvLengths, core);
     Step ring[kRing];
-    uint32_t end = 0;
-    if (walker.Next(&ring[0])) {
-      end = 1;
-      ComputeScores(ring[0]);
+    uint32_t loaded = 0;  // steps whose keys are on the way
+    for (uint32_t i = 0; i < 2 && loaded == i; ++i) {
+      if (walker.Next(&ring[i])) LoadKeys(ring[loaded++]);
     }
-    for (uint32_t i = 0; i < end + kLag; ++i) {
-      if (end == i + 1 && walker.Next(&ring[(i + 1) % kRing])) {
-        end = i + 2;
-        ComputeScores(ring[(i + 1) % kRing]);
+    if (loaded) ComputeScores(ring[0]);
+    for (uint32_t i = 0; i < loaded + kLag; ++i) {
+      if (i < loaded) LoadValues(ring[i % kRing]);
+      if (i + 1 < loaded) ComputeScores(ring[(i + 1) % kRing]);
+      if (i + 2 == loaded && walker.Next(&ring[loaded % kRing])) {
+        LoadKeys(ring[loaded++ % kRing]);
       }
-      if (i < end) ComputeProbs(ring[i % kRing]);
-      if (i >= kLag) AddPart(ring[(i - kLag) % kRing]);  // makes room for the next part
-      if (i >= 1 && i - 1 < end) ComputeParts(ring[(i - 1) % kRing]);
+      if (i < loaded) ComputeProbs(ring[i % kRing]);
+      if (i >= kLag && i - kLag < loaded) {
+        AddPart(ring[(i - kLag) % kRing]);  // makes room for the next part
+      }
+      if (i >= 1 && i - 1 < loaded) ComputeParts(ring[(i - 1) % kRing]);
     }
     CloseFlags();
   }
@@ -115,7 +118,6 @@ class CoupledCore {
       WaitFlag<HardEvent::MTE1_MTE2>(turn);
       CopyQueries(step, to);
       SetFlag<HardEvent::MTE2_MTE1>(turn);
-      WaitFlag<HardEvent::MTE2_MTE1>(turn);
       return;
     }
     // The last column of 16 repeats elements of the one before (see fa_copy_in.h): as zeros in the
@@ -138,7 +140,14 @@ class CoupledCore {
     AscendC::DataCopy(to, staging, params);
     SetFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
     SetFlag<HardEvent::MTE3_MTE1>(2 + turn);
-    WaitFlag<HardEvent::MTE3_MTE1>(2 + turn);
+  }
+
+  __aicore__ inline void WaitQueries(int32_t turn) {
+    if (tiling_->depth % kFractal == 0) {
+      WaitFlag<HardEvent::MTE2_MTE1>(turn);
+    } else {
+      WaitFlag<HardEvent::MTE3_MTE1>(2 + turn);
+    }
   }
 
   __aicore__ inline void FreeQueries(int32_t turn) {
@@ -149,19 +158,43 @@ class CoupledCore {
     }
   }
 
-  __aicore__ inline void ComputeScores(const Step& step) {
+  // The keys of a step, and the queries of its task.
+  __aicore__ inline void LoadKeys(const Step& step) {
     const FlashAttentionTiling& t = *tiling_;
-    const int32_t turn = static_cast<int32_t>(step.turn % 2);
-    const LocalTensor<T> queries =
-        queries_.template Get<T>()[turn * t.blockRows * t.depthPad];
-    if (step.first) LoadQueries(step, queries, turn);
-    const int32_t flag = static_cast<int32_t>(2 + scoreTurn_);
-    const LocalTensor<T> keys = keys_.template Get<T>()[scoreTurn_ * kPanel * t.depthPad];
+    if (step.first) LoadQueries(step, Queries(step), static_cast<int32_t>(step.turn % 2));
+    const int32_t flag = static_cast<int32_t>(2 + keyTurn_);
     const uint64_t at = step.batch * t.kBatchStride + step.kvHead * t.kHeadStride +
                         static_cast<uint64_t>(step.begin) * t.kRowStride;
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
-    MatrixToL1(keys, key_[at], step.count, t.depth, t.kRowStride);
+    MatrixToL1(keys_.template Get<T>()[keyTurn_ * kPanel * t.depthPad], key_[at], step.count,
+               t.depth, t.kRowStride);
     SetFlag<HardEvent::MTE2_MTE1>(flag);
+    keyTurn_ ^= 1;
+  }
+
+  __aicore__ inline void LoadValues(const Step& step) {
+    const FlashAttentionTiling& t = *tiling_;
+    const int32_t flag = static_cast<int32_t>(4 + valueTurn_);
+    const uint64_t at = step.batch * t.vBatchStride + step.kvHead * t.vHeadStride +
+                        static_cast<uint64_t>(step.begin) * t.vRowStride;
+    WaitFlag<HardEvent::MTE1_MTE2>(flag);
+    MatrixToL1(values_.template Get<T>()[valueTurn_ * kPanel * t.valuePad], value_[at], step.count,
+               t.valueDepth, t.vRowStride);
+    SetFlag<HardEvent::MTE2_MTE1>(flag);
+    valueTurn_ ^= 1;
+  }
+
+  __aicore__ inline LocalTensor<T> Queries(const Step& step) {
+    return queries_.template Get<T>()[step.turn % 2 * tiling_->blockRows * tiling_->depthPad];
+  }
+
+  __aicore__ inline void ComputeScores(const Step& step) {
+    const FlashAttentionTiling& t = *tiling_;
+    const int32_t turn = static_cast<int32_t>(step.turn % 2);
+    const LocalTensor<T> queries = Queries(step);
+    if (step.first) WaitQueries(turn);
+    const int32_t flag = static_cast<int32_t>(2 + scoreTurn_);
+    const LocalTensor<T> keys = keys_.template Get<T>()[scoreTurn_ * kPanel * t.depthPad];
     WaitFlag<HardEvent::MTE2_MTE1>(flag);
     const int32_t result = static_cast<int32_t>(scoreTurn_);
     WaitFlag<HardEvent::V_M>(result);
@@ -206,11 +239,6 @@ class CoupledCore {
     const int32_t turn = static_cast<int32_t>(partTurn_);
     const int32_t flag = 4 + turn;
     const LocalTensor<T> values = values_.template Get<T>()[partTurn_ * kPanel * t.valuePad];
-    const uint64_t at = step.batch * t.vBatchStride + step.kvHead * t.vHeadStride +
-                        static_cast<uint64_t>(step.begin) * t.vRowStride;
-    WaitFlag<HardEvent::MTE1_MTE2>(flag);
-    MatrixToL1(values, value_[at], step.count, t.valueDepth, t.vRowStride);
-    SetFlag<HardEvent::MTE2_MTE1>(flag);
     WaitFlag<HardEvent::MTE2_MTE1>(flag);
     WaitFlag<HardEvent::MTE3_MTE1>(turn);
     WaitFlag<HardEvent::V_M>(2);
@@ -273,7 +301,7 @@ class CoupledCore {
   Softmax<T> softmax_;
   Output<T> output_;
   uint32_t partColumns_;
-  uint32_t scoreTurn_ = 0, probTurn_ = 0, partTurn_ = 0;
+  uint32_t keyTurn_ = 0, valueTurn_ = 0, scoreTurn_ = 0, probTurn_ = 0, partTurn_ = 0;
 };
 
 }  // namespace omfuse
