@@ -295,3 +295,32 @@ def test_files_of_flags(tmp_path: Path, flag: str, text: str, code: str) -> None
         explained(failure(tmp_path, **{flag: path}, **more), code)
     else:
         assert drive(tmp_path, FORM, {}, **{flag: path}, **more).om.exists()
+
+
+BAD_ADD = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[n,3] a, float[m,4] b) => (float[n,k] y) { [add] y = Add(a, b) }
+"""
+BAD_RESHAPE = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[n,6] a) => (float[p,q] y) <int64[2] s = {2, 6}> { [shape] y = Reshape(a, s) }
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(BAD_ADD, "a:2,3;b:2,4"), (BAD_RESHAPE, "a:3,6")], ids=["add", "reshape"]
+)
+def test_shapes_that_contradict_each_other(tmp_path: Path, model: str, shape: str) -> None:
+    explained(failure(tmp_path, model, input_shape=shape), "E89999")
+
+
+def test_what_nobody_foresaw_is_an_inner_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("omfuse.sim.atc.main.make_interface", broken)
+    error = failure(tmp_path)
+    explained(error, "E19999")
+    assert "surprise" in " ".join(error.messages[0].trace)

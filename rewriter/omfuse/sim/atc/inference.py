@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omfuse.errors import OmfuseError
 from omfuse.host import shapes
 from omfuse.host.session import HostSession
 from omfuse.host.site import Value
+from omfuse.sim.atc.failure import AtcFailure, Message
 from omfuse.sim.restore import restore
 
 # Operators whose output sizes follow from values, not shapes.
@@ -46,10 +48,19 @@ class ShapeFinder:
         self._session: HostSession | None = None
 
     def find(self, dims: Mapping[str, Sequence[int]]) -> Known:
-        """Return dtype and dims of every value of the root graph, dims unknown where open."""
+        """Return dtype and dims of every value of the root graph, dims unknown where open.
+
+        Raises:
+            AtcFailure: E89999 for a Reshape that changes the number of elements: onnx believes
+                the target, and a size written into it does not follow ``input_shape``.
+        """
         sizes = {value.name: self._sizes(value, dims) for value in self._light.graph.input}
         known = {name: found for name, found in sizes.items() if found is not None}
-        return shapes.infer(self._light, known)[0]
+        values = shapes.infer(self._light, known)[0]
+        for node in self._light.graph.node:
+            if node.op_type == "Reshape":
+                _check_reshape(node, values)
+        return values
 
     def _sizes(
         self, value: onnx.ValueInfoProto, dims: Mapping[str, Sequence[int]]
@@ -66,7 +77,11 @@ class ShapeFinder:
     def run(
         self, dims: Mapping[str, Sequence[int]], outputs: Sequence[str]
     ) -> dict[str, tuple[int, ...]]:
-        """Run the model on zeros and return the shapes of outputs; empty when it cannot run."""
+        """Run the model on zeros and return the shapes of outputs; empty when it cannot run.
+
+        Raises:
+            AtcFailure: E89999 when the shapes contradict each other.
+        """
         if self._foreign:
             return {}
         try:
@@ -77,7 +92,9 @@ class ShapeFinder:
                 for info in self._session.inputs
             }
             made = self._session.run(feeds)
-        except OmfuseError:
+        except OmfuseError as error:
+            if error.code == "onnxruntime-failed" or "ShapeInferenceError" in error.message:
+                raise _infer_failed(error.message) from None
             return {}
         return {name: tuple(made[name].shape) for name in outputs}
 
@@ -95,6 +112,20 @@ class ShapeFinder:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def _check_reshape(node: onnx.NodeProto, values: Known) -> None:
+    before, after = (values.get(name, Value()).dims for name in (node.input[0], node.output[0]))
+    if before is None or after is None or None in before or None in after:
+        return
+    old, new = (math.prod(size or 0 for size in dims) for dims in (before, after))
+    if old != new:
+        raise _infer_failed(f"Reshape [{node.name}] turns {list(before)} into {list(after)}")
+
+
+def _infer_failed(why: str) -> AtcFailure:
+    text = " ".join(why.split())
+    return AtcFailure([Message("E89999", f"InferShape failed: {text[-300:]}")], started=True)
 
 
 def _make_readable(light: onnx.ModelProto) -> bool:

@@ -8,6 +8,7 @@ import platform
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -60,6 +61,13 @@ def main(
         return _FAILED_STATUS
     except AtcFailure as found:
         for line in failure.print_failure(found, era):
+            say(line)
+        return _FAILED_STATUS
+    except Exception as error:
+        # ATC calls what it did not foresee an inner error; the trace goes to its log.
+        traceback.print_exc(file=err)
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        for line in failure.print_failure(AtcFailure([Message("E19999", text)], True), era):
             say(line)
         return _FAILED_STATUS
     say(failure.DOTS)
