@@ -91,7 +91,7 @@ def build(arch: str, root: Path = SOURCES) -> Path:
     digest = native.digest(tool, files, FLAGS, arch)
     library = native.cache_dir() / "emulator" / digest / f"libomfuse_ascendc_{arch}.so"
     plan = root / "flash_attention" / "op_host" / "tiling_plan.cc"
-    units = {p: flags for p in [*sorted((root / "emulation" / "src").glob("*.cc")), plan]}
+    units = dict.fromkeys([*sorted((root / "emulation" / "src").glob("*.cc")), plan], flags)
     try:
         return native.build(library, tool, units, what=f"the emulated kernel for {arch}")
     except (OSError, subprocess.SubprocessError) as error:
