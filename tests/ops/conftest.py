@@ -1,0 +1,3 @@
+from tests.ops.fake_cann import tree
+
+__all__ = ["tree"]
