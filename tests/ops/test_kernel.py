@@ -71,6 +71,19 @@ SPLIT_ONLY = [
     Case("bias-fp32", batch=2, bias=(2, 2, 33, 77), bias_dtype=np.float32),
     Case("depth-7", depth=7),
     Case("lse-odd", lse=True, q_len=33),
+    Case("split", heads=8, kv_heads=2, q_len=1, kv_len=2500),
+    Case("split-sink", heads=4, kv_heads=1, q_len=1, kv_len=4096, depth=128, sink=True, lse=True),
+    Case(
+        "split-mask",
+        q_len=5,
+        kv_len=3000,
+        depth=256,
+        mask=(1, 1, 5, 3000),
+        attrs={"causal": "bottom_right"},
+    ),
+    Case("split-lengths", q_len=1, kv_len=3000, depth=40, lengths=(1200,), lse=True),
+    Case("split-empty", q_len=1, kv_len=3000, lengths=(0,), attrs={"masked_rows": "zero"}),
+    Case("split-uniform", q_len=1, kv_len=3000, lengths=(9,), attrs={"masked_rows": "uniform"}),
 ]
 
 
@@ -91,7 +104,8 @@ def test_fast_and_checked_runs_agree_bit_for_bit() -> None:
     for arch in emulator.ARCHES:
         fast = emulator.run(attrs, **arrays, arch=arch)
         checked = emulator.run(attrs, **arrays, arch=arch, checks=True)
-        assert fast.output is not None and checked.output is not None
+        assert fast.output is not None
+        assert checked.output is not None
         assert fast.output.tobytes() == checked.output.tobytes()
 
 
@@ -101,7 +115,9 @@ def test_fp32_goes_through_fp16_as_atc_casts_it() -> None:
     wide = emulator.run(attrs, **arrays, arch="310p").output
     narrow = {k: v.astype(np.float16) for k, v in arrays.items()}
     half = emulator.run(attrs, **narrow, arch="310p").output
-    assert wide is not None and half is not None and wide.dtype == np.float32
+    assert wide is not None
+    assert half is not None
+    assert wide.dtype == np.float32
     assert (wide == half.astype(np.float32)).all()
 
 

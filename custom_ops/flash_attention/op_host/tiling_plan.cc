@@ -150,8 +150,10 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
   const uint64_t room = chip.ub_bytes - kUbReserve;
   if (!chip.split) {
     t->stepColumns = kPanel;
+    const uint32_t most = t->blockRows;
     const uint32_t kRows[] = {128, 64, 32, 16};
-    for (uint32_t rows : kRows) {
+    for (uint32_t limit : kRows) {
+      const uint32_t rows = limit < most ? limit : most;
       t->blockRows = t->groupRows = rows;
       // A result part is a quarter of L0C.
       if (static_cast<uint64_t>(rows) * t->valuePad * 4 > chip.l0c_bytes / 4) continue;
@@ -182,6 +184,42 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
 void Count(FlashAttentionTiling* t) {
   t->rowBlocks = static_cast<uint32_t>(CeilDiv(t->unitRows, t->blockRows));
   t->tasks = t->batch * t->unitHeads * t->rowBlocks * t->splits;
+}
+
+// Rows of a task. Few queries: the heads that share keys go through the cube together.
+bool Block(const Problem& p, const Platform& chip, FlashAttentionTiling* t) {
+  for (int packed = t->group > 1 ? 1 : 0; packed >= 0; --packed) {
+    t->packed = static_cast<uint32_t>(packed);
+    t->unitHeads = packed ? t->kvHeads : t->heads;
+    const uint64_t rows = packed ? static_cast<uint64_t>(t->group) * t->qLen : t->qLen;
+    if (packed && rows > 128) continue;
+    t->unitRows = static_cast<uint32_t>(rows);
+    t->blockRows = static_cast<uint32_t>(RoundUp(rows < 128 ? rows : 128, 16));
+    if (chip.split) {
+      while (static_cast<uint64_t>(t->blockRows) * PartColumns(*t) * 4 > chip.l0c_bytes) {
+        t->blockRows -= 16;
+      }
+      // Short work spreads over more cores in smaller blocks.
+      const int64_t units = p.batch * t->unitHeads;
+      while (!packed && t->blockRows > 64 &&
+             units * CeilDiv(t->unitRows, t->blockRows) < chip.cube_cores) {
+        t->blockRows = static_cast<uint32_t>(RoundUp(t->blockRows / 2, 16));
+      }
+    }
+    if (Fit(chip, t) && !(packed && t->blockRows < t->unitRows)) return true;
+  }
+  return false;
+}
+
+// Too few tasks for the cores and many keys: cut the keys.
+void Split(const Platform& chip, FlashAttentionTiling* t) {
+  if (t->tasks * 2 > chip.cube_cores || t->kvLen < 2048) return;
+  const uint32_t most = static_cast<uint32_t>(CeilDiv(t->kvLen, 512));
+  uint32_t splits = chip.cube_cores / t->tasks;
+  if (splits > most) splits = most;
+  t->splitColumns = static_cast<uint32_t>(RoundUp(CeilDiv(t->kvLen, splits), t->stepColumns));
+  t->splits = static_cast<uint32_t>(CeilDiv(t->kvLen, t->splitColumns));
+  Count(t);
 }
 
 }  // namespace
@@ -233,29 +271,15 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   t.skipBlocks = t.maskedRows == kRowsUniform && MayMaskWholeRows(p) ? 0 : 1;
 
   t.splits = 1;
-  t.blockRows = chip.split ? 128 : 0;
-  if (chip.split) {
-    // Short work spreads over more cores in smaller blocks.
-    const int64_t units = p.batch * p.heads;
-    while (static_cast<uint64_t>(t.blockRows) * PartColumns(t) * 4 > chip.l0c_bytes) {
-      t.blockRows -= 16;
-    }
-    while (t.blockRows > 64 && units * CeilDiv(p.q_len, t.blockRows) < chip.cube_cores) {
-      t.blockRows = static_cast<uint32_t>(RoundUp(t.blockRows / 2, 16));
-    }
-  }
-  if (!Fit(chip, &t)) {
+  if (!Block(p, chip, &t)) {
     return (Rejection() << "the buffers do not fit in a UB of " << chip.ub_bytes << " bytes")
         .To(why);
   }
   t.loadKeys = 2 * kPanel;
   if (L1Bytes(t) > chip.l1_bytes - 256 || t.stepColumns < t.loadKeys) t.loadKeys = kPanel;
-  // Few queries: the heads that share keys go through the cube together.
-  t.packed = t.group > 1 && static_cast<uint64_t>(t.group) * t.qLen <= t.blockRows ? 1 : 0;
-  t.unitHeads = t.packed ? t.kvHeads : t.heads;
-  t.unitRows = t.packed ? t.group * t.qLen : t.qLen;
-  t.splitColumns = static_cast<uint32_t>(RoundUp(t.kvLen, t.stepColumns));
   Count(&t);
+  t.splitColumns = static_cast<uint32_t>(RoundUp(t.kvLen, t.stepColumns));
+  if (chip.split) Split(chip, &t);
   t.cores = t.tasks < chip.cube_cores ? t.tasks : chip.cube_cores;
   uint64_t workspace = 0;
   if (chip.split) {
@@ -266,7 +290,9 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
     t.probsOffset = Slots(true) * t.scoresSlot;
     t.partsOffset = t.probsOffset + Slots(true) * t.probsSlot;
     t.coreBytes = t.partsOffset + Slots(true) * t.partsSlot;
-    workspace = t.coreBytes * t.cores;
+    t.splitOffset = t.coreBytes * t.cores;
+    t.splitBytes = RoundUp(static_cast<uint64_t>(t.blockRows / 2) * (PartColumns(t) + 8) * 4, 512);
+    workspace = t.splitOffset + (t.splits > 1 ? 2 * t.tasks * t.splitBytes : 0);
   }
   *tiling = t;
   plan->tiling_key = 0;

@@ -52,6 +52,25 @@ class Output {
     Barrier();
   }
 
+  // The accumulator of one core with its row sums: `Size()` floats.
+  __aicore__ inline uint32_t Size() const {
+    return coreRows_ * (tiling_->valuePad + kFractal);
+  }
+  __aicore__ inline LocalTensor<float> Sums() { return sums_.Get<float>(); }
+
+  // part = part * factor in each row, a narrow statistic.
+  __aicore__ inline void ScalePart(const LocalTensor<float>& part, const LocalTensor<float>& factor,
+                                   uint32_t row, uint32_t rows) {
+    const LocalTensor<float> wide = wide_.Get<float>();
+    Widen(wide, factor[row * kLane], rows);
+    Barrier();
+    for (uint32_t j = 0; j <= tiling_->valuePad / kFractal; ++j) {
+      const LocalTensor<float> column = part[j * rows * kFractal];
+      AscendC::Mul(column, column, wide, static_cast<int32_t>(rows * kFractal));
+    }
+    Barrier();
+  }
+
   // Ends a task: `coreFirst` is the first of the core's rows in the unit, `rows` how many are held
   // and `valid` how many of them exist.
   __aicore__ inline void Finish(const Step& step, const LocalTensor<float>& max,

@@ -24,6 +24,25 @@ struct Step {
   bool first, last;       // step of its task
 };
 
+// Rows, heads and part of the task `index`.
+__aicore__ inline void Describe(const FlashAttentionTiling& t, uint32_t index, Step* task) {
+  task->part = index % t.splits;
+  index /= t.splits;
+  task->block = index % t.rowBlocks;
+  index /= t.rowBlocks;
+  task->unit = index % t.unitHeads;
+  task->batch = index / t.unitHeads;
+  task->kvHead = t.packed ? task->unit : task->unit / t.group;
+  task->firstRow = task->block * t.blockRows;
+  task->rows = Smaller(t.blockRows, t.unitRows - task->firstRow);
+  task->rowsPad = RoundUp(task->rows, kFractal);
+}
+
+// Number of a task with all its parts.
+__aicore__ inline uint32_t WholeTask(const FlashAttentionTiling& t, const Step& task) {
+  return (task.batch * t.unitHeads + task.unit) * t.rowBlocks + task.block;
+}
+
 class StepWalker {
  public:
   __aicore__ inline void Init(const FlashAttentionTiling* tiling, GM_ADDR kvLengths,
@@ -64,17 +83,7 @@ class StepWalker {
     // A short last round may leave this core out, but never the ones before it.
     if (base >= t.tasks) return false;
     if (index >= t.tasks) return false;
-    uint32_t rest = static_cast<uint32_t>(index);
-    task_.part = rest % t.splits;
-    rest /= t.splits;
-    task_.block = rest % t.rowBlocks;
-    rest /= t.rowBlocks;
-    task_.unit = rest % t.unitHeads;
-    task_.batch = rest / t.unitHeads;
-    task_.kvHead = t.packed ? task_.unit : task_.unit / t.group;
-    task_.firstRow = task_.block * t.blockRows;
-    task_.rows = Smaller(t.blockRows, t.unitRows - task_.firstRow);
-    task_.rowsPad = RoundUp(task_.rows, kFractal);
+    Describe(t, static_cast<uint32_t>(index), &task_);
     task_.turn = round_;
     SetKeys();
     return true;

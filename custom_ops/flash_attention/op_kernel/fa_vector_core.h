@@ -9,6 +9,7 @@
 
 #include "fa_output.h"
 #include "fa_slots.h"
+#include "fa_split.h"
 
 #if OMFUSE_FA_SPLIT
 
@@ -29,6 +30,7 @@ class VectorCore {
     const uint32_t cells = tiling->groupRows * tiling->stepColumns;
     pipe->InitBuffer(loaded_, kAhead + 1, cells * static_cast<uint32_t>(sizeof(float)));
     pipe->InitBuffer(probs_, 1, cells * static_cast<uint32_t>(sizeof(T)));
+    combiner_.Init(tiling, in.workspace);
     softmax_.Init(pipe, tiling, in, coreRows);
     output_.Init(pipe, tiling, in, coreRows);
     walker_.Init(tiling, in.kvLengths, core);
@@ -39,6 +41,10 @@ class VectorCore {
         AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kProbsReady);
       }
       if (now_ >= kLag) AddPart(ring_[(now_ - kLag) % kRing]);
+    }
+    if (tiling->splits > 1) {
+      AscendC::SyncAll<true>();
+      combiner_.Combine(&softmax_, &output_, loaded_, core * 2 + side);
     }
   }
 
@@ -131,6 +137,10 @@ class VectorCore {
       --flying_;
     }
     if (!step.last) return;
+    if (tiling_->splits > 1) {
+      combiner_.Keep(step, side_, softmax_.Max(step), output_.Sums());
+      return;
+    }
     const uint32_t offset = Offset(step);
     const uint32_t valid = step.rows > offset ? Smaller(held, step.rows - offset) : 0;
     output_.Finish(step, softmax_.Max(step), step.firstRow + offset, held, valid);
@@ -143,6 +153,7 @@ class VectorCore {
   TQue<TPosition::VECOUT, 1> probs_;
   Softmax<T> softmax_;
   Output<T> output_;
+  Combiner<T> combiner_;
   StepWalker walker_;
   Step ring_[kRing];
   uint32_t end_ = 0;          // steps seen so far

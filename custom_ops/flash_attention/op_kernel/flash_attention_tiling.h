@@ -27,7 +27,8 @@ struct FlashAttentionTiling {
   uint64_t coreBytes;                    // size of one core's region
   uint64_t scoresOffset, probsOffset, partsOffset;  // in the region
   uint64_t scoresSlot, probsSlot, partsSlot;        // bytes of one slot
-  uint64_t splitOffset;                  // partial results of split KV, behind all regions
+  uint64_t splitOffset;                  // results of the parts of a split KV range
+  uint64_t splitBytes;                   // one of them: half the rows of one task
   uint32_t qRowStride, kRowStride, vRowStride, oRowStride;
   // The problem.
   uint32_t batch, heads, kvHeads, group;  // group = heads / kvHeads

@@ -42,7 +42,7 @@ PLATFORMS = {
 """Memory and cores of Ascend910B3 and Ascend310P3."""
 
 
-class KernelViolation(ToolchainError):
+class KernelViolationError(ToolchainError):
     """The kernel broke a rule of the device: a race, a bound, a flag (exit 3)."""
 
 
@@ -251,7 +251,7 @@ def run(
 
     Raises:
         ModelError: ``kernel-rejects`` or ``bad-input``.
-        KernelViolation: ``kernel-violation``.
+        KernelViolationError: ``kernel-violation``.
     """
     wide = query.dtype == np.float32
     if wide:
@@ -307,4 +307,4 @@ def _raise(code: int, message: ctypes.Array[ctypes.c_char], arch: str) -> None:
         raise ModelError("kernel-rejects", f"the kernel for {arch} does not take this: {said}")
     if code == _BAD_CALL:
         raise ModelError("bad-input", said)
-    raise KernelViolation("kernel-violation", said, where=f"emulated {arch}")
+    raise KernelViolationError("kernel-violation", said, where=f"emulated {arch}")

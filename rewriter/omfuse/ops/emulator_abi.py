@@ -105,6 +105,7 @@ class Tiling(Structure):
         ("probsSlot", U64),
         ("partsSlot", U64),
         ("splitOffset", U64),
+        ("splitBytes", U64),
         ("qRowStride", U32),
         ("kRowStride", U32),
         ("vRowStride", U32),
