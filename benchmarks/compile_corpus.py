@@ -5,8 +5,10 @@
 
 For each model and chip: rewrite, compile, read the .om with the reader, and compare the number of
 FlashAttention operators in it, complete with kernel and task, with the number that was fused. Sizes
-of open dims are those of the manifest. `--subprocess` starts the stand-in as the driver does;
-without it the stand-in runs inside the worker. Exits 0 when every model passes.
+of open dims are those of the manifest; with `--shapes gears` and `--shapes range` the dims of models
+with two sets of sizes become two gears in step, or a range from one to the other. `--subprocess`
+starts the stand-in as the driver does; without it the stand-in runs inside the worker. Exits 0 when
+every model passes.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from rich.table import Table
 SOCS = ("Ascend310P3", "Ascend910B3")
 
 
-def compile_case(folder: str, case: Case, socs: list[str], own_process: bool) -> list[Result]:
-    """One line a chip."""
+def compile_case(
+    folder: str, case: Case, socs: list[str], own_process: bool, shapes: str
+) -> list[Result]:
+    """One line a chip; none when the case has no sizes of the kind asked for."""
     import onnx
 
     import omfuse
@@ -47,12 +51,16 @@ def compile_case(folder: str, case: Case, socs: list[str], own_process: bool) ->
         count = fused.fused + sum(record.status == "fused" for record in fused.lowered)
         path = Path(scratch) / "fused.onnx"
         onnx.save(fused.model, str(path))
-        sizes = {name: array.shape for name, array in feeds_of(folder, case)[0][1].items()}
-        shape = {
-            name: [int(size) for size in sizes[name]]
-            for name, dims in graph_inputs(fused.model).items()
-            if not all(isinstance(dim, int) for dim in dims) and len(dims)
-        }
+        sets = [
+            {name: array.shape for name, array in feeds.items()}
+            for _, feeds in feeds_of(folder, case)
+        ]
+        inputs = graph_inputs(fused.model)
+        shape = (
+            static_shape(inputs, sets[0]) if shapes == "static" else moving(inputs, sets, shapes)
+        )
+        if shape is None:
+            return []
         for soc in socs:
             target, started = Path(scratch) / f"{soc}.om", time.perf_counter()
             line: Result = {"id": case["id"], "soc": soc, "fused": count}
@@ -75,7 +83,34 @@ def compile_case(folder: str, case: Case, socs: list[str], own_process: bool) ->
     return lines
 
 
-def _compile(path: Path, target: Path, soc: str, shape: dict[str, list[int]]) -> Any:
+def static_shape(inputs: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
+    """The `--shape` texts that fix every open input."""
+    return [
+        f"{name}={','.join(map(str, sizes[name]))}"
+        for name, dims in inputs.items()
+        if not all(isinstance(dim, int) for dim in dims)
+    ]
+
+
+def moving(inputs: dict[str, Any], sets: list[dict[str, Any]], kind: str) -> list[str]:
+    """The `--shape` texts that move every symbol between two sizes; none where there is one size."""
+    symbols = {
+        dim: tuple(sizes[name][axis] for sizes in sets)
+        for name, dims in inputs.items()
+        for axis, dim in enumerate(dims)
+        if not isinstance(dim, int)
+    }
+    if len(sets) < 2 or not symbols or None in symbols:
+        return []
+    fixed = [f"{name}={first}" for name, (first, second) in symbols.items() if first == second]
+    varied = {name: pair for name, pair in symbols.items() if pair[0] != pair[1]}
+    if kind == "range":
+        return fixed + [f"{name}={min(pair)}~{max(pair)}" for name, pair in varied.items()]
+    gears = [",".join(str(pair[i]) for pair in varied.values()) for i in (0, 1)]
+    return fixed + ([f"{','.join(varied)}={';'.join(gears)}"] if varied else [])
+
+
+def _compile(path: Path, target: Path, soc: str, shape: list[str]) -> Any:
     import omfuse
 
     return omfuse.compile(path, target, soc, device="sim", shape=shape, use_cache=False)
@@ -91,6 +126,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--only", default="", help="text in the id of a case")
     parser.add_argument("--soc", action="append", help=f"default {' and '.join(SOCS)}")
+    parser.add_argument("--shapes", choices=("static", "gears", "range"), default="static")
     parser.add_argument("--subprocess", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -101,7 +137,7 @@ def main() -> int:
     with Worker(compile_case) as worker:
         for case in load_cases(given.corpus, given.only):
             status, answer = worker.call(
-                str(given.corpus), case, socs, given.subprocess, timeout=300
+                str(given.corpus), case, socs, given.subprocess, given.shapes, timeout=300
             )
             if status != "ok":
                 empty = {"fused": None, "found": 0, "kind": "", "seconds": 0.0, "passes": False}

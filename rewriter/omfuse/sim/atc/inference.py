@@ -93,7 +93,7 @@ class ShapeFinder:
             }
             made = self._session.run(feeds)
         except OmfuseError as error:
-            if error.code == "onnxruntime-failed" or "ShapeInferenceError" in error.message:
+            if error.code in ("onnxruntime-failed", "bad-feed") or "ShapeInferenceError" in error.message:
                 raise _infer_failed(error.message) from None
             return {}
         return {name: tuple(made[name].shape) for name in outputs}
