@@ -5,7 +5,7 @@
 
 For each model and chip: rewrite, compile, read the .om with the reader, and compare the number of
 FlashAttention operators in it, complete with kernel and task, with the number that was fused. Sizes
-of open dims are those of the manifest; with `--shapes gears` and `--shapes range` the dims of models
+of open dims are those of the manifest; with `--shapes gears` or `--shapes range` the dims of models
 with two sets of sizes become two gears in step, or a range from one to the other. `--subprocess`
 starts the stand-in as the driver does; without it the stand-in runs inside the worker. Exits 0 when
 every model passes.
@@ -93,7 +93,7 @@ def static_shape(inputs: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
 
 
 def moving(inputs: dict[str, Any], sets: list[dict[str, Any]], kind: str) -> list[str]:
-    """The `--shape` texts that move every symbol between two sizes; none where there is one size."""
+    """The `--shape` texts that move every symbol between two sizes; none where there is one."""
     symbols = {
         dim: tuple(sizes[name][axis] for sizes in sets)
         for name, dims in inputs.items()
