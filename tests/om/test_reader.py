@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tests.om.conftest import ELF, FLASH, attention_op, cli, inout, model_def, parts, whole
 
-from omfuse.atc.om import layout
-from omfuse.atc.om.attrs import encode_index
+from omfuse.atc.om import layout, wire
+from omfuse.atc.om.attrs import AttrMap, NameTable, encode_index, read_value, write_value
 from omfuse.atc.om.inout import InOut, TensorInfo
 from omfuse.atc.om.layout import Header, OmFile
 from omfuse.atc.om.model_def import GraphDef, ModelDef, ModelView
 from omfuse.atc.om.summary import describe_om
-from omfuse.atc.om.tasks import Task
+from omfuse.atc.om.tasks import Task, read_tasks
 from omfuse.atc.om.wire import Budget
 from omfuse.atc.om.writer import Part, write_om
 from omfuse.errors import ModelError
@@ -246,3 +246,88 @@ def test_inspect_for_people(om: Maker, capsys: pytest.CaptureFixture[str]) -> No
     assert "SIMULATED" not in text
     assert cli("inspect", om(whole(user_info=b"omfuse-simulated"))) == 0
     assert "SIMULATED" in capsys.readouterr().out
+
+
+def field(number: int, body: bytes) -> bytes:
+    return wire.put_bytes(number, body)
+
+
+def test_values_that_only_graph_engine_writes() -> None:
+    """Lists of lists, expressions, nested messages: read, never written here."""
+    row = field(1, wire.put_ints(1, [2, -1]))
+    floats = field(1, field(1, struct.pack("<2f", 0.5, -2)))
+    values = {
+        "rows": (field(14, row + row), [[2, -1], [2, -1]]),
+        "reals": (field(16, floats), [[0.5, -2.0]]),
+        "formula": (field(17, b"s0 + 1"), "s0 + 1"),
+        "dtype": (wire.put_some_int(15, 9), 9),
+        "dtypes": (field(1, wire.put_ints(12, [1, 9]) + wire.put_int(20, 10)), [1, 9]),
+        "bytes": (field(1, field(7, b"a") + field(7, b"") + wire.put_int(20, 5)), [b"a", b""]),
+        "unpacked": (field(1, wire.put_some_int(3, 4) + wire.put_some_int(3, 5)), [4, 5]),
+    }
+    entries = [
+        memoryview(field(1, name.encode()) + field(2, raw)) for name, (raw, _) in values.items()
+    ]
+    attrs = AttrMap(entries, NameTable(), Budget())
+    assert dict(attrs) == {name: value for name, (_, value) in values.items()}
+    for number, kind in ((10, "attributes"), (11, "tensor description"), (12, "tensor")):
+        message = read_value(memoryview(field(number, b"x")), Budget())
+        assert (message.kind, bytes(message.data)) == (kind, b"x")
+        assert write_value(message) == field(number, b"x")
+    several = read_value(memoryview(field(1, field(9, b"t") + wire.put_int(20, 7))), Budget())
+    assert [item.kind for item in several] == ["tensor"]
+
+
+@pytest.mark.parametrize(("member", "place"), [(21, 4), (25, 8), (31, 6), (39, 1)])
+def test_tasks_of_other_kinds_name_their_operator(member: int, place: int) -> None:
+    body = wire.put_int(2, 13) + field(member, wire.put_int(place, 7))
+    (task,) = read_tasks(memoryview(field(10, body)), Budget()).tasks
+    assert (task.type_name, task.op_index) == ("MEMCPY_ASYNC", 7)
+
+
+def test_an_empty_member_does_not_hide_the_kernel() -> None:
+    """Files of CANN 8.0 carry a second member beside the kernel of a task, often empty."""
+    kernel = field(20, field(1, wire.put_int(4, 3)) + wire.put_text(17, "k"))
+    for more in (field(40, b""), field(40, field(18, b"\x20\x01"))):
+        (task,) = read_tasks(memoryview(field(10, kernel + more)), Budget()).tasks
+        assert (task.op_index, task.kernel) == (3, "k")
+    handle = field(40, field(1, wire.put_int(4, 5)) + wire.put_int(12, 8) + wire.put_text(16, "h"))
+    (task,) = read_tasks(memoryview(field(10, handle)), Budget()).tasks
+    assert (task.op_index, task.kernel, task.block_dim) == (5, "h", 8)
+
+
+def test_a_bundle_shows_its_parts(om: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(whole(models=[[Part(layout.BUNDLE_MODEL_VAR_INFO, [b"\0" * 64])]]))
+    data[82] = 5
+    assert describe_om(om(bytes(data)))["model_type"] == "bundle"
+    assert cli("inspect", om(bytes(data))) == 0
+    assert "BUNDLE_MODEL_VAR_INFO" in capsys.readouterr().out
+
+
+def test_gears_and_libraries_for_people(om: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    described = inout()
+    described.dims_gears = [(n, 2 * n) for n in range(1, 12)]
+    described.order = ["q", "k"]
+    library = struct.pack("<IIHHII", 1, 1, 5, 0, 0, 4) + b"lib.s" + b"\x7fELF"
+    chosen = [*parts(described=described), Part(layout.SO_BINS, [library])]
+    cli("inspect", om(models=[chosen]))
+    text = capsys.readouterr().out
+    assert "dims: 1,2; 2,4;" in text
+    assert "and 3 more in the order of q, k" in text
+    assert "lib.s" in text
+    cli("inspect", om(models=[parts(model_def([]))]))
+    assert "no FlashAttention" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        struct.pack("<I", 9),
+        struct.pack("<IIHHII", 2, 1, 0, 0, 0, 16) + b"\0" * 16,
+        struct.pack("<IIHHII", 1, 1, 5, 0, 0, 4000) + b"lib.s" + b"\0" * 20,
+    ],
+)
+def test_damaged_lists_of_libraries(om: Maker, body: bytes) -> None:
+    with pytest.raises(ModelError) as caught:
+        describe_om(om(models=[[*parts(), Part(layout.SO_BINS, [body])]]))
+    assert caught.value.code in ("om-damaged", "om-truncated")

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from omfuse.atc.om import wire
-from omfuse.atc.om.attrs import AttrMap, Message, NameCollector, NameTable, table_of, write_map
+from omfuse.atc.om.attrs import AttrMap, NameCollector, NameTable, table_of, write_map
 from omfuse.atc.om.wire import Budget, fields, integers, signed, text
 
 # ge.proto.DataType, which differs from ge::DataType used elsewhere in the file.
@@ -271,14 +271,3 @@ class ModelView:
         """Yield the operators of all graphs."""
         for graph in self.graphs:
             yield from graph.ops
-
-
-def read_weight(message: Message, names: NameTable, budget: Budget) -> tuple[TensorDesc, int]:
-    """Return description and embedded bytes of a tensor attribute, such as ``value`` of a Const."""
-    desc, embedded = TensorDesc(), 0
-    for number, _, _, raw in fields(message.data, budget):
-        if number == 1:
-            desc = read_tensor(raw, names, budget)
-        elif number == 2:
-            embedded = len(raw)
-    return desc, embedded

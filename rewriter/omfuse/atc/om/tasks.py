@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from omfuse.atc.om import wire
@@ -89,19 +88,6 @@ class TaskList:
     def by_type(self) -> dict[str, int]:
         """Count the tasks of each type."""
         return dict(Counter(task.type_name for task in self.tasks).most_common())
-
-
-def join(lists: Sequence[TaskList]) -> TaskList:
-    """Return the tasks of several models as one list."""
-    whole = TaskList()
-    for one in lists:
-        whole.tasks += one.tasks
-        whole.memory_size = max(whole.memory_size, one.memory_size)
-        whole.weight_size += one.weight_size
-        whole.streams += one.streams
-        whole.events += one.events
-        whole.version = whole.version or one.version
-    return whole
 
 
 def read_tasks(data: memoryview, budget: Budget) -> TaskList:
