@@ -136,6 +136,8 @@ def run_job(job: Job, progress: Progress | None = None) -> CompileResult:
     hear.stage(job, "ATC")
     run = _run(ready, toolchain, options, folder, env, form, hear)
     warnings += [f"{m.code}: {m.text}" for m in run.messages if m.warning]
+    if toolchain.device == "ascend" and run.info.get("simulated"):
+        warnings.append(f"{toolchain.atc} is the simulated ATC: this .om runs on no chip")
     notes += [f"ATC pass {f.name}: matched {f.matched}, applied {f.applied}" for f in run.fusions]
     result = _result(ready, toolchain, command, form, notes, warnings, begin)
     result.info, result.run_folder = run.info, folder
