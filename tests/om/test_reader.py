@@ -4,15 +4,18 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.om.conftest import ELF, FLASH, attention_op, cli, inout, model_def, parts, whole
 
 from omfuse.atc.om import layout, wire
 from omfuse.atc.om.attrs import AttrMap, NameTable, encode_index, read_value, write_value
 from omfuse.atc.om.inout import InOut, TensorInfo
 from omfuse.atc.om.layout import Header, OmFile
-from omfuse.atc.om.model_def import GraphDef, ModelDef, ModelView
+from omfuse.atc.om.model_def import GraphDef, ModelDef, ModelView, OpDef
 from omfuse.atc.om.summary import describe_om
 from omfuse.atc.om.tasks import Task, read_tasks
 from omfuse.atc.om.wire import Budget
@@ -331,3 +334,34 @@ def test_damaged_lists_of_libraries(om: Maker, body: bytes) -> None:
     with pytest.raises(ModelError) as caught:
         describe_om(om(models=[[*parts(), Part(layout.SO_BINS, [body])]]))
     assert caught.value.code in ("om-damaged", "om-truncated")
+
+
+SCALARS = st.one_of(
+    st.text(max_size=8), st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(width=32),
+    st.binary(max_size=8),
+)  # fmt: skip
+LISTS = st.one_of(
+    st.lists(st.text(max_size=5), max_size=4),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4),
+    st.lists(st.booleans(), max_size=4),
+    st.lists(st.floats(width=32), max_size=4),
+)
+ATTRS = st.dictionaries(st.sampled_from("abcdef"), st.one_of(SCALARS, LISTS), max_size=6)
+
+
+def same(left: object, right: object) -> bool:
+    """Equal, with nan equal to itself."""
+    return repr(left) == repr(right)
+
+
+@settings(deadline=None)
+@given(st.lists(ATTRS, max_size=4), st.booleans())
+def test_any_attributes_survive(every: list[dict[str, Any]], compress: bool) -> None:
+    """Also when one name stands for a text here and for a number there."""
+    ops = tuple(OpDef(f"op{i}", "T", (), i, attrs=attrs) for i, attrs in enumerate(every))
+    data = ModelDef("m", (GraphDef("g", ops),)).to_bytes(compress)
+    view = ModelView(memoryview(data), Budget())
+    assert [op.name for op in view.ops()] == [op.name for op in ops]
+    for op, attrs in zip(view.ops(), every, strict=True):
+        assert same({name: op.attrs[name] for name in attrs}, attrs)
+        assert set(op.attrs) == set(attrs)

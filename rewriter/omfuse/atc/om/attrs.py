@@ -299,6 +299,8 @@ def write_map(
             if collector.uses_text[collector.names[name]] and is_text:
                 indexes = [collector.index_of(v) for v in texts]
                 stored = indexes if isinstance(value, list) else indexes[0]
+            elif collector.uses_text[collector.names[name]]:
+                key = name.encode()  # under the number it would be read as a listed text
         entry = wire.put_bytes(1, key) + wire.put_bytes(2, write_value(stored))
         out.append(wire.put_bytes(number, entry))
     return b"".join(out)
