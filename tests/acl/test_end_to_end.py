@@ -151,8 +151,8 @@ def test_restored_nodes_take_the_exact_scale_and_a_body(device):
     np.testing.assert_allclose(results[0], results[1], atol=2e-3)
 
 
-def run_zoo_model(path, **options):
-    feeds = make_inputs(32)
+def run_zoo_model(path, length=32, **options):
+    feeds = make_inputs(length)
     with open_session(path, "sim", **options) as session:
         return session.run(feeds)["y"], dict(session.kernels)
 
@@ -202,3 +202,20 @@ def test_sizes_that_the_kernel_refuses_are_said_to_be_refused(fused, tmp_path, d
         with pytest.raises(Exception, match="the Ascend C kernel refuses") as caught:
             session.run(feeds)
         assert caught.value.exit_code == 3
+
+
+CHOICES = [("prompt-flash", "PromptFlashAttention"), ("score", "FlashAttentionScore")]
+
+
+@pytest.mark.parametrize(("choice", "operator"), CHOICES)
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_built_in_attention_of_cann_is_stood_in_for(choice, operator, causal, tmp_path, device):
+    model = omfuse.rewrite(original(64, causal)).model
+    path = tmp_path / "m.om"
+    with atc_in_process():
+        omfuse.compile(model, path, "Ascend910B3", device="sim", use_cache=False, attention=choice)
+    report = diff(original(64, causal), path, inputs=make_inputs(64), device="sim", cache=False)
+    assert report.verdict == "pass", report.as_dict()
+    _, kernels = run_zoo_model(path, length=64)
+    assert len(kernels) == 2
+    assert all(f"stands in for CANN's {operator}" in used for used in kernels.values())

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from omfuse.errors import ModelError, NotAvailableError, ToolchainError
 from omfuse.host.tensors import named_dtype
 from omfuse.session import Array
+from omfuse.sim.builtin import builtin_of
 from omfuse.sim.payload import Payload, TensorSpec
 from omfuse.sim.restore import restore
 
@@ -129,8 +130,9 @@ def _open(
     from omfuse.host.lower import contains_flash_attention
     from omfuse.host.session import HostSession
 
-    why = ""
-    if kernel != "cpu" and contains_flash_attention(model):
+    builtin = sorted({b for n in model.graph.node if (b := builtin_of(n))})
+    why = f" (stands in for CANN's {', '.join(builtin)})" if builtin else ""
+    if not builtin and kernel != "cpu" and contains_flash_attention(model):
         try:
             session = HostSession(model, kernel=kernel, **options)
         except (NotAvailableError, ToolchainError) as error:

@@ -16,6 +16,7 @@ from omfuse.fuse.body import Signature, function_body, present_inputs
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION, INPUTS, OP_TYPE, read_attrs
 from omfuse.host import shapes
 from omfuse.host.site import FLOATS, Value, opset_of
+from omfuse.sim.builtin import builtin_of, own_builtin
 
 MIN_IR = 10  # overloads of functions
 _ROUNDS = 8
@@ -32,8 +33,10 @@ def restore(model: onnx.ModelProto, open_dims: Mapping[str, Sequence[int]] | Non
         ModelError: ``unknown-dtype`` when the dtype of an attention's query cannot be found.
     """
     _open_inputs(model, open_dims or {})
+    own_builtin(model)
     nodes = [node for graph in shapes.graphs(model.graph) for node in graph.node]
-    ours = [node for node in nodes if _is_form(node)]
+    form = [node for node in nodes if _is_form(node)]
+    ours = [*form, *(node for node in nodes if builtin_of(node))]
     for node in nodes:
         if node.domain == "ai.onnx":
             node.domain = ""
@@ -42,7 +45,7 @@ def restore(model: onnx.ModelProto, open_dims: Mapping[str, Sequence[int]] | Non
             entry.domain = ""
     if not ours:
         return
-    for node in ours:
+    for node in form:
         _own(node)
     if all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))

@@ -11,8 +11,8 @@ namespace simacl {
 
 namespace {
 
-using LoaderFn = void (*)(uint64_t key, const char *path, const void *data, uint64_t size);
-using KernelFn = void (*)(uint64_t key, int count, const HostTensor *inputs, void *call);
+using LoaderFn = void (*)(uint64_t key, const char* path, const void* data, uint64_t size);
+using KernelFn = void (*)(uint64_t key, int count, const HostTensor* inputs, void* call);
 using ForgetFn = void (*)(uint64_t key);
 
 LoaderFn loader = nullptr;
@@ -20,7 +20,7 @@ KernelFn kernel = nullptr;
 ForgetFn forget = nullptr;
 thread_local std::string answer;
 
-size_t CopyOut(const std::string &text, char *out, size_t capacity) {
+size_t CopyOut(const std::string& text, char* out, size_t capacity) {
   if (out != nullptr && capacity > 0) {
     const size_t count = std::min(text.size(), capacity - 1);
     memcpy(out, text.data(), count);
@@ -47,7 +47,7 @@ void OffMain(Work work) {
 
 }  // namespace
 
-std::string CallLoader(uint64_t key, const char *path, const void *data, size_t size) {
+std::string CallLoader(uint64_t key, const char* path, const void* data, size_t size) {
   std::string text;
   OffMain([&] {
     answer.clear();
@@ -57,7 +57,7 @@ std::string CallLoader(uint64_t key, const char *path, const void *data, size_t 
   return text;
 }
 
-void RunKernel(uint64_t key, const std::vector<HostTensor> &inputs, KernelCall *call) {
+void RunKernel(uint64_t key, const std::vector<HostTensor>& inputs, KernelCall* call) {
   if (kernel == nullptr) {
     call->status = {kGeFailure, "E19999: no kernel is registered with the simulated device"};
     return;
@@ -65,7 +65,7 @@ void RunKernel(uint64_t key, const std::vector<HostTensor> &inputs, KernelCall *
   OffMain([&] { kernel(key, static_cast<int>(inputs.size()), inputs.data(), call); });
 }
 
-void ForgetModel(uint64_t key, Lock *lock) {
+void ForgetModel(uint64_t key, Lock* lock) {
   if (forget == nullptr || key == 0) return;
   lock->unlock();
   OffMain([&] { forget(key); });
@@ -84,24 +84,24 @@ SIMACL_EXPORT void simacl_set_callbacks(LoaderFn load, KernelFn run, ForgetFn dr
 }
 
 // Called by the loader: the description of the model it was asked for.
-SIMACL_EXPORT void simacl_answer(const char *text, uint64_t size) { answer.assign(text, size); }
+SIMACL_EXPORT void simacl_answer(const char* text, uint64_t size) { answer.assign(text, size); }
 
 // Called by the kernel: one output.
-SIMACL_EXPORT void simacl_output(void *handle, int index, int dtype, int ndim, const int64_t *dims,
-                                 const void *data, uint64_t size) {
-  auto *call = static_cast<KernelCall *>(handle);
+SIMACL_EXPORT void simacl_output(void* handle, int index, int dtype, int ndim, const int64_t* dims,
+                                 const void* data, uint64_t size) {
+  auto* call = static_cast<KernelCall*>(handle);
   if (index < 0 || static_cast<size_t>(index) >= call->outputs.size()) return;
-  Produced &made = call->outputs[static_cast<size_t>(index)];
+  Produced& made = call->outputs[static_cast<size_t>(index)];
   made.dims.assign(dims, dims + ndim);
   made.dtype = dtype;
-  const auto *bytes = static_cast<const uint8_t *>(data);
+  const auto* bytes = static_cast<const uint8_t*>(data);
   made.bytes.assign(bytes, bytes + size);
   made.set = true;
 }
 
 // Called by the kernel instead of outputs.
-SIMACL_EXPORT void simacl_kernel_error(void *handle, int code, const char *text) {
-  static_cast<KernelCall *>(handle)->status = {code, text};
+SIMACL_EXPORT void simacl_kernel_error(void* handle, int code, const char* text) {
+  static_cast<KernelCall*>(handle)->status = {code, text};
 }
 
 SIMACL_EXPORT void simacl_reset() {
@@ -109,19 +109,19 @@ SIMACL_EXPORT void simacl_reset() {
   ResetWorld(&lock);
 }
 
-SIMACL_EXPORT void simacl_config(const char *key, int64_t value) {
+SIMACL_EXPORT void simacl_config(const char* key, int64_t value) {
   Lock lock(Get().mu);
   if (strcmp(key, "seed") == 0) Get().random.seed(static_cast<uint64_t>(value));
   Get().config[key] = value;
   Get().changed.notify_all();
 }
 
-SIMACL_EXPORT void simacl_config_text(const char *key, const char *value) {
+SIMACL_EXPORT void simacl_config_text(const char* key, const char* value) {
   Lock lock(Get().mu);
   Get().text_config[key] = value;
 }
 
-SIMACL_EXPORT void simacl_fault(const char *site, int64_t nth, int code, const char *text,
+SIMACL_EXPORT void simacl_fault(const char* site, int64_t nth, int code, const char* text,
                                 int sticky, int64_t delay_us) {
   Lock lock(Get().mu);
   Fault fault;
@@ -142,7 +142,7 @@ SIMACL_EXPORT void simacl_clear_faults() {
 }
 
 // The length of the text; as much of it as fits is copied.
-SIMACL_EXPORT uint64_t simacl_report(char *out, uint64_t capacity) {
+SIMACL_EXPORT uint64_t simacl_report(char* out, uint64_t capacity) {
   Lock lock(Get().mu);
   return CopyOut(Report(), out, capacity);
 }

@@ -9,7 +9,7 @@
 namespace simacl {
 
 // Asks the registered loader for the description of a model; key 0 describes without keeping it.
-std::string CallLoader(uint64_t key, const char *path, const void *data, size_t size);
+std::string CallLoader(uint64_t key, const char* path, const void* data, size_t size);
 
 // The ledger as JSON: what is alive, who made it, what was forgiven, what was called last.
 std::string Report();

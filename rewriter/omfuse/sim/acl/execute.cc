@@ -12,28 +12,28 @@ namespace {
 struct Plan {
   uint32_t model = 0;
   std::shared_ptr<const ModelInfo> info;
-  std::vector<void *> input_data;
+  std::vector<void*> input_data;
   std::vector<Dims> input_dims;
-  std::vector<void *> output_data;
+  std::vector<void*> output_data;
   std::vector<size_t> output_size;
   std::vector<Dims> output_dims;  // what the gear or the static shape says; empty when dynamic
   uint64_t outputs = 0;           // dataset handle
   bool poisoned = false;
 };
 
-std::shared_ptr<DataBuffer> BufferAt(const Dataset &dataset, size_t index) {
+std::shared_ptr<DataBuffer> BufferAt(const Dataset& dataset, size_t index) {
   return Find<DataBuffer>(AsPointer(dataset.buffers[index]), Kind::kDataBuffer);
 }
 
 // Shapes of the inputs in this run, by the model's shape mode.
-int InputDims(Call *call, const Model &model, Dataset *inputs, std::vector<Dims> *dims) {
-  const ModelInfo &info = *model.info;
+int InputDims(Call* call, const Model& model, Dataset* inputs, std::vector<Dims>* dims) {
+  const ModelInfo& info = *model.info;
   if (info.HasShapeInput() && (inputs->gear.empty() || inputs->gear_model != model.id)) {
     return call->Fail(kGeParam, "E19999: no gear was set for this run");
   }
   const size_t gear = info.GearIndex(inputs->gear);
   for (size_t i = 0; i < info.inputs.size(); ++i) {
-    const Tensor &tensor = info.inputs[i];
+    const Tensor& tensor = info.inputs[i];
     Dims actual = info.HasShapeInput() ? info.gear_inputs.at(gear).at(i) : tensor.dims;
     if (info.mode == Mode::kDynamic) {
       if (inputs->shapes.count(i)) actual = inputs->shapes[i].dims;
@@ -48,19 +48,19 @@ int InputDims(Call *call, const Model &model, Dataset *inputs, std::vector<Dims>
   return kOk;
 }
 
-int Prepare(Call *call, uint32_t id, const aclmdlDataset *in, aclmdlDataset *out, bool sync,
-            Plan *plan) {
-  World &world = Get();
+int Prepare(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* out, bool sync,
+            Plan* plan) {
+  World& world = Get();
   if (const int code = CheckContext(call)) return code;
   auto found = world.models.find(id);
   if (found == world.models.end()) return call->Fail(kModelId, "E19999: no such model");
-  Model &model = found->second;
+  Model& model = found->second;
   auto inputs = Find<Dataset>(in, Kind::kDataset);
   auto outputs = Find<Dataset>(out, Kind::kDataset);
   if (inputs == nullptr || outputs == nullptr) {
     return call->Fail(kInvalidParam, "EH0002: Argument dataset must not be null.");
   }
-  const ModelInfo &info = *model.info;
+  const ModelInfo& info = *model.info;
   if (inputs->buffers.size() < info.inputs.size() + (info.HasShapeInput() ? 1 : 0) ||
       outputs->buffers.size() < info.outputs.size()) {
     return call->Fail(kInvalidParam, "EH0001: number of buffers is smaller than the model needs");
@@ -107,18 +107,18 @@ int Prepare(Call *call, uint32_t id, const aclmdlDataset *in, aclmdlDataset *out
   return kOk;
 }
 
-Status Store(const Plan &plan, KernelCall *call, bool sync) {
-  const ModelInfo &info = *plan.info;
+Status Store(const Plan& plan, KernelCall* call, bool sync) {
+  const ModelInfo& info = *plan.info;
   auto outputs = Find<Dataset>(AsPointer(plan.outputs), Kind::kDataset);
   for (size_t i = 0; i < info.outputs.size(); ++i) {
-    Produced &made = call->outputs[i];
+    Produced& made = call->outputs[i];
     if (!made.set) return {kGeFailure, "E19999: the kernel gave no output " + std::to_string(i)};
     if (info.mode != Mode::kDynamic && made.dims != plan.output_dims[i]) {
       return {kGeFailure, "E19999: output " + std::to_string(i) + " has shape " +
                               DimsText(made.dims) + ", the model says " +
                               DimsText(plan.output_dims[i])};
     }
-    void *data = plan.output_data[i];
+    void* data = plan.output_data[i];
     size_t size = plan.output_size[i];
     auto buffer = outputs == nullptr ? nullptr : BufferAt(*outputs, i);
     if (data == nullptr && sync && buffer != nullptr) {
@@ -135,8 +135,9 @@ Status Store(const Plan &plan, KernelCall *call, bool sync) {
                               " bytes but the buffer has " + std::to_string(size) + "."};
     }
     if (data != nullptr && !made.bytes.empty()) {
-      uint8_t *bytes = ResolveDevice(AsHandle(data), made.bytes.size());
-      if (bytes == nullptr) return {kCoreException, "EZ9999: aicore exception, write outside memory"};
+      uint8_t* bytes = ResolveDevice(AsHandle(data), made.bytes.size());
+      if (bytes == nullptr)
+        return {kCoreException, "EZ9999: aicore exception, write outside memory"};
       if (plan.poisoned) {
         memset(bytes, 0xA5, made.bytes.size());
       } else {
@@ -152,8 +153,8 @@ Status Store(const Plan &plan, KernelCall *call, bool sync) {
   return {};
 }
 
-Status Compute(const Plan &plan, bool sync, double deadline, Lock *lock) {
-  World &world = Get();
+Status Compute(const Plan& plan, bool sync, double deadline, Lock* lock) {
+  World& world = Get();
   int64_t delay = world.Get("exec_us");
   const Status fault = DeviceFault("exec", &delay);
   if (!Spend(delay, deadline, lock)) return {kStreamTimeout, "EE1002: Stream synchronize timeout."};
@@ -164,9 +165,9 @@ Status Compute(const Plan &plan, bool sync, double deadline, Lock *lock) {
   std::vector<std::vector<uint8_t>> copies(plan.input_data.size());
   std::vector<HostTensor> tensors;
   for (size_t i = 0; i < plan.input_data.size(); ++i) {
-    const Dims &dims = plan.input_dims[i];
+    const Dims& dims = plan.input_dims[i];
     const size_t size = DimsBytes(plan.info->inputs[i].dtype, dims);
-    const uint8_t *bytes = size == 0 ? nullptr : ResolveDevice(AsHandle(plan.input_data[i]), size);
+    const uint8_t* bytes = size == 0 ? nullptr : ResolveDevice(AsHandle(plan.input_data[i]), size);
     if (size > 0 && bytes == nullptr) {
       return {kCoreException, "EZ9999: aicore exception, read outside live device memory"};
     }
@@ -182,11 +183,11 @@ Status Compute(const Plan &plan, bool sync, double deadline, Lock *lock) {
   return call.status.code != kOk ? call.status : Store(plan, &call, sync);
 }
 
-int ExecuteNow(Call *call, uint32_t id, const aclmdlDataset *in, aclmdlDataset *out,
+int ExecuteNow(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
                int64_t timeout_us) {
   Plan plan;
   if (const int code = Prepare(call, id, in, out, true, &plan)) return code;
-  Model &model = Get().models[id];
+  Model& model = Get().models[id];
   if (model.in_flight > 0) {
     Violation("model executed while another run of it is in flight");
     plan.poisoned = true;
@@ -205,12 +206,12 @@ int ExecuteNow(Call *call, uint32_t id, const aclmdlDataset *in, aclmdlDataset *
 
 using namespace simacl;
 
-SIMACL_EXPORT aclError aclmdlExecute(uint32_t id, const aclmdlDataset *in, aclmdlDataset *out) {
+SIMACL_EXPORT aclError aclmdlExecute(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out) {
   Call call("aclmdlExecute");
   if (call.injected() != kOk) {
     // The real library has allocated the outputs before the run fails.
     const int code = call.injected();
-    const char *text = TakeMessage();
+    const char* text = TakeMessage();
     const std::string kept = text == nullptr ? "" : text;
     Plan plan;
     Prepare(&call, id, in, out, true, &plan);
@@ -220,8 +221,8 @@ SIMACL_EXPORT aclError aclmdlExecute(uint32_t id, const aclmdlDataset *in, aclmd
   return ExecuteNow(&call, id, in, out, -1);
 }
 
-SIMACL_EXPORT aclError aclmdlExecuteV2(uint32_t id, const aclmdlDataset *in, aclmdlDataset *out,
-                                       aclrtStream, const aclmdlExecConfigHandle *handle) {
+SIMACL_EXPORT aclError aclmdlExecuteV2(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
+                                       aclrtStream, const aclmdlExecConfigHandle* handle) {
   SIMACL_ENTER(aclmdlExecuteV2);
   auto config = Find<Config>(handle, Kind::kExecConfig);
   if (config == nullptr) return call.Fail(kInvalidParam, "EH0002: handle must not be null.");
@@ -230,7 +231,7 @@ SIMACL_EXPORT aclError aclmdlExecuteV2(uint32_t id, const aclmdlDataset *in, acl
   return ExecuteNow(&call, id, in, out, ms < 0 ? -1 : int64_t{ms} * 1000);
 }
 
-SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset *in, aclmdlDataset *out,
+SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
                                           aclrtStream handle) {
   SIMACL_ENTER(aclmdlExecuteAsync);
   int code = kOk;
@@ -239,7 +240,7 @@ SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset *in, 
   auto plan = std::make_shared<Plan>();
   code = Prepare(&call, id, in, out, false, plan.get());
   if (code != kOk) return code;
-  Model &model = Get().models[id];
+  Model& model = Get().models[id];
   if (model.in_flight > 0 && model.flight_stream != stream->handle) {
     Violation("model executed on two streams at the same time");
     plan->poisoned = true;
@@ -252,7 +253,7 @@ SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset *in, 
     auto found = Get().models.find(plan->model);
     if (found != Get().models.end()) --found->second.in_flight;
   };
-  op.run = [plan, ended = op.dropped](Lock *lock) {
+  op.run = [plan, ended = op.dropped](Lock* lock) {
     const Status status = Compute(*plan, false, INFINITY, lock);
     ended();
     return status;
@@ -263,26 +264,26 @@ SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset *in, 
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclmdlExecConfigHandle *aclmdlCreateExecConfigHandle() {
+SIMACL_EXPORT aclmdlExecConfigHandle* aclmdlCreateExecConfigHandle() {
   Call call("aclmdlCreateExecConfigHandle");
   if (call.injected()) return nullptr;
   return AsPointer<aclmdlExecConfigHandle>(
       Add(std::make_shared<Config>(), Kind::kExecConfig)->handle);
 }
-SIMACL_EXPORT aclError aclmdlDestroyExecConfigHandle(const aclmdlExecConfigHandle *handle) {
+SIMACL_EXPORT aclError aclmdlDestroyExecConfigHandle(const aclmdlExecConfigHandle* handle) {
   SIMACL_RELEASE(aclmdlDestroyExecConfigHandle);
   if (Find<Config>(handle, Kind::kExecConfig) == nullptr) return call.Return(kInvalidParam);
   Remove(AsHandle(handle));
   return call.Return(kOk);
 }
-SIMACL_EXPORT aclError aclmdlSetExecConfigOpt(aclmdlExecConfigHandle *handle,
-                                              aclmdlExecConfigAttr attribute, const void *value,
+SIMACL_EXPORT aclError aclmdlSetExecConfigOpt(aclmdlExecConfigHandle* handle,
+                                              aclmdlExecConfigAttr attribute, const void* value,
                                               size_t size) {
   SIMACL_ENTER(aclmdlSetExecConfigOpt);
   auto config = Find<Config>(handle, Kind::kExecConfig);
   if (config == nullptr || value == nullptr || attribute < 0 || attribute > 1 || size != 4) {
     return call.Return(kInvalidParam);
   }
-  config->values[attribute].assign(static_cast<const char *>(value), size);
+  config->values[attribute].assign(static_cast<const char*>(value), size);
   return call.Return(kOk);
 }

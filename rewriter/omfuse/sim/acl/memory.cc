@@ -25,9 +25,9 @@ uintptr_t arena_next = 0;
 bool Reserve() {
   if (arena_begin != 0) return true;
   // Above 32 TiB, so that an address cut to 32 bits cannot be valid by luck.
-  void *wish = reinterpret_cast<void *>(uintptr_t{0x200000000000});
+  void* wish = reinterpret_cast<void*>(uintptr_t{0x200000000000});
   for (size_t size = kArena; size >= (size_t{1} << 36); size >>= 1) {
-    void *got = mmap(wish, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* got = mmap(wish, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (got != MAP_FAILED) {
       arena_begin = arena_next = reinterpret_cast<uintptr_t>(got);
       return true;
@@ -36,14 +36,14 @@ bool Reserve() {
   return false;
 }
 
-uint8_t *NewShadow(size_t size) {
-  void *memory = nullptr;
+uint8_t* NewShadow(size_t size) {
+  void* memory = nullptr;
   if (posix_memalign(&memory, 64, size + 64) != 0) return nullptr;
   if (size <= kPoisonLimit) memset(memory, 0xA5, size);
-  return static_cast<uint8_t *>(memory);
+  return static_cast<uint8_t*>(memory);
 }
 
-std::map<uintptr_t, Block>::iterator Owner(std::map<uintptr_t, Block> *blocks, uintptr_t address) {
+std::map<uintptr_t, Block>::iterator Owner(std::map<uintptr_t, Block>* blocks, uintptr_t address) {
   auto found = blocks->upper_bound(address);
   if (found == blocks->begin()) return blocks->end();
   --found;
@@ -59,7 +59,7 @@ bool IsDevice(uintptr_t address) {
 }
 
 uintptr_t AllocateDevice(size_t size, int device, bool auto_output) {
-  World &world = Get();
+  World& world = Get();
   // The real allocator rounds up to 32 bytes and adds 32.
   const size_t charged = (size + 31) / 32 * 32 + 32;
   if (charged < size || world.used + charged > Capacity() || !Reserve()) return 0;
@@ -82,7 +82,7 @@ uintptr_t AllocateDevice(size_t size, int device, bool auto_output) {
 }
 
 int FreeDevice(uintptr_t address) {
-  World &world = Get();
+  World& world = Get();
   auto found = world.blocks.find(address);
   if (found == world.blocks.end()) return kRtParam;
   world.used -= found->second.size;
@@ -92,8 +92,8 @@ int FreeDevice(uintptr_t address) {
   return kOk;
 }
 
-uint8_t *ResolveDevice(uintptr_t address, size_t size) {
-  World &world = Get();
+uint8_t* ResolveDevice(uintptr_t address, size_t size) {
+  World& world = Get();
   auto found = Owner(&world.blocks, address);
   if (found == world.blocks.end()) return nullptr;
   const size_t offset = address - found->first;
@@ -101,7 +101,7 @@ uint8_t *ResolveDevice(uintptr_t address, size_t size) {
 }
 
 bool IsPinned(uintptr_t address, size_t size) {
-  World &world = Get();
+  World& world = Get();
   auto found = Owner(&world.pinned, address);
   return found != world.pinned.end() && size <= found->second.size - (address - found->first);
 }
@@ -109,13 +109,13 @@ bool IsPinned(uintptr_t address, size_t size) {
 namespace {
 
 // Host bytes are used as they are; device bytes through their shadow.
-uint8_t *Bytes(const void *pointer, size_t size) {
+uint8_t* Bytes(const void* pointer, size_t size) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
   if (IsDevice(address)) return ResolveDevice(address, size);
-  return static_cast<uint8_t *>(const_cast<void *>(pointer));
+  return static_cast<uint8_t*>(const_cast<void*>(pointer));
 }
 
-void CheckDirection(const void *dst, const void *src, int kind) {
+void CheckDirection(const void* dst, const void* src, int kind) {
   if (kind > 3) return;
   const bool to_device = kind == 1 || kind == 3, from_device = kind == 2 || kind == 3;
   if (to_device != IsDevice(AsHandle(dst)) || from_device != IsDevice(AsHandle(src))) {
@@ -123,7 +123,7 @@ void CheckDirection(const void *dst, const void *src, int kind) {
   }
 }
 
-int CheckCopy(Call *call, const void *dst, size_t max, const void *src, size_t count) {
+int CheckCopy(Call* call, const void* dst, size_t max, const void* src, size_t count) {
   if (const int code = CheckContext(call)) return code;
   if (dst == nullptr || src == nullptr) {
     return call->Fail(kInvalidParam, "EH0002: Argument dst or src must not be null.");
@@ -136,9 +136,9 @@ int CheckCopy(Call *call, const void *dst, size_t max, const void *src, size_t c
   return kOk;
 }
 
-Status Copy(void *dst, const void *src, size_t count) {
-  uint8_t *to = Bytes(dst, count);
-  const uint8_t *from = Bytes(src, count);
+Status Copy(void* dst, const void* src, size_t count) {
+  uint8_t* to = Bytes(dst, count);
+  const uint8_t* from = Bytes(src, count);
   if (to == nullptr || from == nullptr) {
     return {kCopyError, "EZ9999: Inner Error! SDMA copy outside a live block"};
   }
@@ -151,7 +151,7 @@ Status Copy(void *dst, const void *src, size_t count) {
 
 using namespace simacl;
 
-SIMACL_EXPORT aclError aclrtMalloc(void **pointer, size_t size, aclrtMemMallocPolicy) {
+SIMACL_EXPORT aclError aclrtMalloc(void** pointer, size_t size, aclrtMemMallocPolicy) {
   SIMACL_ENTER(aclrtMalloc);
   if (pointer == nullptr || size == 0) {
     return call.Fail(kInvalidParam, "EH0001: Value 0 for size is invalid.");
@@ -162,15 +162,15 @@ SIMACL_EXPORT aclError aclrtMalloc(void **pointer, size_t size, aclrtMemMallocPo
     return call.Fail(kDeviceMemory, "EL0004: Failed to allocate memory. Possible Cause: " +
                                         std::to_string(size) + " bytes are not free.");
   }
-  *pointer = reinterpret_cast<void *>(address);
+  *pointer = reinterpret_cast<void*>(address);
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtFree(void *pointer) {
+SIMACL_EXPORT aclError aclrtFree(void* pointer) {
   SIMACL_RELEASE(aclrtFree);
   if (pointer == nullptr) return call.Fail(kInvalidParam, "EH0002: devPtr must not be null.");
   const uintptr_t address = AsHandle(pointer);
-  for (auto &[id, model] : Get().models) {
+  for (auto& [id, model] : Get().models) {
     if (model.work == address || model.weight == address) {
       Violation("memory of loaded model " + std::to_string(id) + " freed before unload");
     }
@@ -179,7 +179,7 @@ SIMACL_EXPORT aclError aclrtFree(void *pointer) {
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtMallocHost(void **pointer, size_t size) {
+SIMACL_EXPORT aclError aclrtMallocHost(void** pointer, size_t size) {
   SIMACL_ENTER(aclrtMallocHost);
   if (pointer == nullptr || size == 0) return call.Fail(kInvalidParam, "EH0001: size is 0");
   if (const int code = CheckContext(&call)) return code;
@@ -194,16 +194,17 @@ SIMACL_EXPORT aclError aclrtMallocHost(void **pointer, size_t size) {
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtFreeHost(void *pointer) {
+SIMACL_EXPORT aclError aclrtFreeHost(void* pointer) {
   SIMACL_RELEASE(aclrtFreeHost);
   auto found = Get().pinned.find(AsHandle(pointer));
-  if (found == Get().pinned.end()) return call.Return(pointer == nullptr ? kInvalidParam : kRtParam);
+  if (found == Get().pinned.end())
+    return call.Return(pointer == nullptr ? kInvalidParam : kRtParam);
   free(found->second.shadow);
   Get().pinned.erase(found);
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtMemcpy(void *dst, size_t max, const void *src, size_t count,
+SIMACL_EXPORT aclError aclrtMemcpy(void* dst, size_t max, const void* src, size_t count,
                                    aclrtMemcpyKind kind) {
   SIMACL_ENTER(aclrtMemcpy);
   if (count == 0 && dst != nullptr && src != nullptr) return call.Return(kOk);
@@ -214,7 +215,7 @@ SIMACL_EXPORT aclError aclrtMemcpy(void *dst, size_t max, const void *src, size_
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtMemcpyAsync(void *dst, size_t max, const void *src, size_t count,
+SIMACL_EXPORT aclError aclrtMemcpyAsync(void* dst, size_t max, const void* src, size_t count,
                                         aclrtMemcpyKind kind, aclrtStream handle) {
   SIMACL_ENTER(aclrtMemcpyAsync);
   if (const int code = CheckCopy(&call, dst, max, src, count)) return code;
@@ -222,7 +223,7 @@ SIMACL_EXPORT aclError aclrtMemcpyAsync(void *dst, size_t max, const void *src, 
   auto stream = FindStream(&call, handle, &code);
   if (stream == nullptr) return code;
   CheckDirection(dst, src, kind);
-  const void *host = IsDevice(AsHandle(dst)) ? src : dst;
+  const void* host = IsDevice(AsHandle(dst)) ? src : dst;
   if (!IsDevice(AsHandle(host)) && !IsPinned(AsHandle(host), count)) {
     // Pageable memory cannot be copied behind the caller's back: the copy becomes synchronous.
     Violation("asynchronous copy with pageable host memory");
@@ -234,21 +235,21 @@ SIMACL_EXPORT aclError aclrtMemcpyAsync(void *dst, size_t max, const void *src, 
   Op op;
   op.what = "memcpy";
   op.delay_us = Get().Get("copy_us");
-  op.run = [dst, src, count](Lock *) { return Copy(dst, src, count); };
+  op.run = [dst, src, count](Lock*) { return Copy(dst, src, count); };
   Enqueue(stream.get(), std::move(op));
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtMemset(void *pointer, size_t max, int32_t value, size_t count) {
+SIMACL_EXPORT aclError aclrtMemset(void* pointer, size_t max, int32_t value, size_t count) {
   SIMACL_ENTER(aclrtMemset);
   if (const int code = CheckCopy(&call, pointer, max, pointer, count)) return code;
-  uint8_t *bytes = Bytes(pointer, count);
+  uint8_t* bytes = Bytes(pointer, count);
   if (bytes == nullptr) return call.Fail(kCopyError, "EZ9999: memset outside a live block");
   memset(bytes, value, count);
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtGetMemInfo(aclrtMemAttr attribute, size_t *free, size_t *total) {
+SIMACL_EXPORT aclError aclrtGetMemInfo(aclrtMemAttr attribute, size_t* free, size_t* total) {
   SIMACL_ENTER(aclrtGetMemInfo);
   if (const int code = CheckContext(&call)) return code;
   // One kind of memory only, as on the boards: HBM (1) here unless configured as DDR (0).

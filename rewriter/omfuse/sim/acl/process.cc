@@ -12,13 +12,13 @@ using namespace simacl;
 namespace {
 
 bool HoldsSomething() {
-  const World &world = Get();
+  const World& world = Get();
   return !world.objects.empty() || !world.blocks.empty() || !world.pinned.empty() ||
          !world.models.empty() || !world.device_refs.empty();
 }
 
-int ReleaseDevice(Call *call, int32_t device, bool all) {
-  World &world = Get();
+int ReleaseDevice(Call* call, int32_t device, bool all) {
+  World& world = Get();
   auto found = world.device_refs.find(device);
   if (found == world.device_refs.end() || found->second == 0) {
     return call->Fail(kContextRelease, "EE9999: device is not set: context release failed");
@@ -30,11 +30,11 @@ int ReleaseDevice(Call *call, int32_t device, bool all) {
   world.primary.erase(device);
   if (CurrentContextHandle() == primary) SetCurrentContextHandle(0);
   Remove(primary);
-  for (auto &[handle, object] : world.objects) {
-    auto context = object->kind == Kind::kContext ? static_cast<Context *>(object.get()) : nullptr;
+  for (auto& [handle, object] : world.objects) {
+    auto context = object->kind == Kind::kContext ? static_cast<Context*>(object.get()) : nullptr;
     if (context != nullptr && context->device == device) Violation("device reset with a context");
   }
-  for (auto &[address, block] : world.blocks) {
+  for (auto& [address, block] : world.blocks) {
     if (block.device == device) {
       Violation("device reset with memory allocated");
       break;
@@ -43,8 +43,8 @@ int ReleaseDevice(Call *call, int32_t device, bool all) {
   return call->Return(kOk);
 }
 
-int Finalize(Call *call, bool all) {
-  World &world = Get();
+int Finalize(Call* call, bool all) {
+  World& world = Get();
   if (world.finalized && world.init_count == 0) {
     return call->Fail(kRepeatFinalize, "EH0003: repeated finalize");
   }
@@ -59,9 +59,9 @@ int Finalize(Call *call, bool all) {
 
 }  // namespace
 
-SIMACL_EXPORT aclError aclInit(const char *path) {
+SIMACL_EXPORT aclError aclInit(const char* path) {
   SIMACL_ENTER(aclInit);
-  World &world = Get();
+  World& world = Get();
   if (world.Get("stub")) return call.Return(kStubMode);
   std::string json;
   if (path != nullptr && path[0] != '\0') {
@@ -92,7 +92,7 @@ SIMACL_EXPORT aclError aclFinalize() {
 }
 
 #if SIMACL_API >= 90
-SIMACL_EXPORT aclError aclFinalizeReference(uint64_t *count) {
+SIMACL_EXPORT aclError aclFinalizeReference(uint64_t* count) {
   SIMACL_RELEASE(aclFinalizeReference);
   const int code = Finalize(&call, false);
   if (count != nullptr) *count = static_cast<uint64_t>(Get().init_count);
@@ -100,7 +100,7 @@ SIMACL_EXPORT aclError aclFinalizeReference(uint64_t *count) {
 }
 #endif
 
-SIMACL_EXPORT aclError aclrtGetVersion(int32_t *major, int32_t *minor, int32_t *patch) {
+SIMACL_EXPORT aclError aclrtGetVersion(int32_t* major, int32_t* minor, int32_t* patch) {
   SIMACL_ENTER(aclrtGetVersion);
   *major = 1;
   *minor = SIMACL_API >= 90 ? 15 : 13;
@@ -108,19 +108,19 @@ SIMACL_EXPORT aclError aclrtGetVersion(int32_t *major, int32_t *minor, int32_t *
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT const char *aclrtGetSocName() {
+SIMACL_EXPORT const char* aclrtGetSocName() {
   Call call("aclrtGetSocName");
   thread_local std::string name;
-  const std::string &soc = Get().text_config["soc"];
+  const std::string& soc = Get().text_config["soc"];
   name = soc.empty() ? "Simulated" : soc;
   return call.injected() ? nullptr : name.c_str();
 }
 
-SIMACL_EXPORT const char *aclGetRecentErrMsg() { return TakeMessage(); }
+SIMACL_EXPORT const char* aclGetRecentErrMsg() { return TakeMessage(); }
 
 SIMACL_EXPORT aclError aclrtSetDevice(int32_t device) {
   SIMACL_ENTER(aclrtSetDevice);
-  World &world = Get();
+  World& world = Get();
   if (world.init_count == 0) return call.Fail(kUninitialized, "EH0003: aclInit was not called");
   if (device < 0 || device >= world.Get("device_count")) {
     return call.Fail(kDeviceId, "EE1001: Invalid device ID " + std::to_string(device));
@@ -145,20 +145,20 @@ SIMACL_EXPORT aclError aclrtResetDeviceForce(int32_t device) {
   return ReleaseDevice(&call, device, true);
 }
 
-SIMACL_EXPORT aclError aclrtGetDevice(int32_t *device) {
+SIMACL_EXPORT aclError aclrtGetDevice(int32_t* device) {
   SIMACL_ENTER(aclrtGetDevice);
   if (const int code = CheckContext(&call)) return code;
   *device = CurrentContext()->device;
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtGetDeviceCount(uint32_t *count) {
+SIMACL_EXPORT aclError aclrtGetDeviceCount(uint32_t* count) {
   SIMACL_ENTER(aclrtGetDeviceCount);
   *count = static_cast<uint32_t>(Get().Get("device_count"));
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtGetRunMode(aclrtRunMode *mode) {
+SIMACL_EXPORT aclError aclrtGetRunMode(aclrtRunMode* mode) {
   SIMACL_ENTER(aclrtGetRunMode);
   *mode = 1;
   return call.Return(kOk);
@@ -170,9 +170,9 @@ SIMACL_EXPORT aclError aclrtSetSysParamOpt(aclSysParamOpt, int64_t) {
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtCreateContext(aclrtContext *out, int32_t device) {
+SIMACL_EXPORT aclError aclrtCreateContext(aclrtContext* out, int32_t device) {
   SIMACL_ENTER(aclrtCreateContext);
-  World &world = Get();
+  World& world = Get();
   if (out == nullptr) return call.Return(kInvalidParam);
   if (device < 0 || device >= world.Get("device_count") || world.device_refs.count(device) == 0) {
     return call.Fail(kDeviceId, "EE1001: Invalid device ID, or aclrtSetDevice was not called");
@@ -191,10 +191,11 @@ SIMACL_EXPORT aclError aclrtDestroyContext(aclrtContext handle) {
   if (context == nullptr || context->primary) {
     return call.Fail(kContextNull, "EE1010: no such context, or a primary one");
   }
-  for (auto &[id, object] : Get().objects) {
-    const uint64_t owner = object->kind == Kind::kStream  ? static_cast<Stream *>(object.get())->context
-                           : object->kind == Kind::kEvent ? static_cast<Event *>(object.get())->context
-                                                          : 0;
+  for (auto& [id, object] : Get().objects) {
+    const uint64_t owner =
+        object->kind == Kind::kStream  ? static_cast<Stream*>(object.get())->context
+        : object->kind == Kind::kEvent ? static_cast<Event*>(object.get())->context
+                                       : 0;
     if (owner == context->handle) {
       Violation(std::string("context destroyed with a live ") + KindName(object->kind));
     }
@@ -214,7 +215,7 @@ SIMACL_EXPORT aclError aclrtSetCurrentContext(aclrtContext handle) {
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclrtGetCurrentContext(aclrtContext *handle) {
+SIMACL_EXPORT aclError aclrtGetCurrentContext(aclrtContext* handle) {
   SIMACL_ENTER(aclrtGetCurrentContext);
   if (const int code = CheckContext(&call)) return code;
   *handle = AsPointer(CurrentContextHandle());
@@ -223,7 +224,7 @@ SIMACL_EXPORT aclError aclrtGetCurrentContext(aclrtContext *handle) {
 
 SIMACL_EXPORT aclError aclmdlInitDump() {
   SIMACL_ENTER(aclmdlInitDump);
-  World &world = Get();
+  World& world = Get();
   if (world.init_count == 0) return call.Return(kUninitialized);
   if (world.dump_sessions > 0 || world.init_json.find("\"dump\"") != std::string::npos) {
     return call.Fail(kDumpRunning, "EH0003: dump is already on");
@@ -233,7 +234,7 @@ SIMACL_EXPORT aclError aclmdlInitDump() {
   return call.Return(kOk);
 }
 
-SIMACL_EXPORT aclError aclmdlSetDump(const char *path) {
+SIMACL_EXPORT aclError aclmdlSetDump(const char* path) {
   SIMACL_ENTER(aclmdlSetDump);
   if (path == nullptr || !std::ifstream(path)) return call.Return(kInvalidFile);
   return call.Return(Get().dump_sessions > 0 ? kOk : 100045);

@@ -7,7 +7,7 @@ namespace simacl {
 
 namespace {
 
-std::string Quote(const std::string &text) {
+std::string Quote(const std::string& text) {
   std::string quoted = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') {
@@ -27,7 +27,7 @@ std::string Quote(const std::string &text) {
 class List {
  public:
   explicit List(char open) : text_(1, open), close_(open == '[' ? ']' : '}') {}
-  void Add(const std::string &item) {
+  void Add(const std::string& item) {
     if (text_.size() > 1) text_ += ",";
     text_ += item;
   }
@@ -38,7 +38,7 @@ class List {
   char close_;
 };
 
-std::string Leak(const std::string &kind, uint64_t born, int thread, const std::string &detail) {
+std::string Leak(const std::string& kind, uint64_t born, int thread, const std::string& detail) {
   return "{\"kind\":" + Quote(kind) + ",\"call\":" + std::to_string(born) +
          ",\"thread\":" + std::to_string(thread) + ",\"detail\":" + Quote(detail) + "}";
 }
@@ -46,37 +46,38 @@ std::string Leak(const std::string &kind, uint64_t born, int thread, const std::
 std::string Bytes(size_t size) { return std::to_string(size) + " bytes"; }
 
 std::string Leaks() {
-  World &world = Get();
+  World& world = Get();
   List leaks('[');
-  for (const auto &[handle, object] : world.objects) {
+  for (const auto& [handle, object] : world.objects) {
     std::string kind = KindName(object->kind), detail;
-    if (object->kind == Kind::kContext && static_cast<Context *>(object.get())->primary) continue;
+    if (object->kind == Kind::kContext && static_cast<Context*>(object.get())->primary) continue;
     if (object->kind == Kind::kTensorDesc) {
-      if (static_cast<TensorDesc *>(object.get())->owner != 0) detail = "owned by a dataset";
+      if (static_cast<TensorDesc*>(object.get())->owner != 0) detail = "owned by a dataset";
     }
     leaks.Add(Leak(kind, object->born, object->thread, detail));
     if (object->kind == Kind::kStream) {
-      const auto *stream = static_cast<Stream *>(object.get());
+      const auto* stream = static_cast<Stream*>(object.get());
       if (!stream->queue.empty()) {
         leaks.Add(Leak("pending", stream->born, stream->thread,
                        std::to_string(stream->queue.size()) + " operations"));
       }
     }
   }
-  for (const auto &[address, block] : world.blocks) {
+  for (const auto& [address, block] : world.blocks) {
     leaks.Add(Leak(block.auto_output ? "auto_output" : "device_memory", block.born, block.thread,
                    Bytes(block.size)));
   }
-  for (const auto &[address, block] : world.pinned) {
+  for (const auto& [address, block] : world.pinned) {
     leaks.Add(Leak("pinned_memory", block.born, block.thread, Bytes(block.size)));
   }
-  for (const auto &[id, model] : world.models) {
+  for (const auto& [id, model] : world.models) {
     leaks.Add(Leak("model", model.born, model.thread, "id " + std::to_string(id)));
   }
-  for (const auto &[device, count] : world.device_refs) {
+  for (const auto& [device, count] : world.device_refs) {
     if (count > 0) leaks.Add(Leak("set_device", 0, 0, "device " + std::to_string(device)));
   }
-  if (world.init_count > world.Get("foreign_init")) leaks.Add(Leak("init", 0, 0, std::to_string(world.init_count)));
+  if (world.init_count > world.Get("foreign_init"))
+    leaks.Add(Leak("init", 0, 0, std::to_string(world.init_count)));
   if (world.dump_sessions > 0) leaks.Add(Leak("dump", 0, 0, ""));
   return leaks.Done();
 }
@@ -84,10 +85,10 @@ std::string Leaks() {
 }  // namespace
 
 std::string Report() {
-  const World &world = Get();
+  const World& world = Get();
   List violations('['), trace('[');
-  for (const std::string &text : world.violations) violations.Add(Quote(text));
-  for (const TraceEntry &entry : world.trace) {
+  for (const std::string& text : world.violations) violations.Add(Quote(text));
+  for (const TraceEntry& entry : world.trace) {
     trace.Add("[" + std::to_string(entry.seq) + "," + std::to_string(entry.thread) + "," +
               Quote(entry.name) + "," + std::to_string(entry.code) + "]");
   }

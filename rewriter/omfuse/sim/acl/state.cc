@@ -16,8 +16,8 @@ thread_local uint64_t current_context = 0;
 std::atomic<int> thread_count{0};
 }  // namespace
 
-World &Get() {
-  static World *world = new World();  // never destroyed: stream threads may outlive main
+World& Get() {
+  static World* world = new World();  // never destroyed: stream threads may outlive main
   return *world;
 }
 
@@ -32,7 +32,7 @@ double NowUs() {
       .count();
 }
 
-std::vector<std::string> SplitText(const std::string &text, char separator) {
+std::vector<std::string> SplitText(const std::string& text, char separator) {
   std::vector<std::string> parts;
   std::string part;
   std::istringstream stream(text);
@@ -40,24 +40,24 @@ std::vector<std::string> SplitText(const std::string &text, char separator) {
   return parts;
 }
 
-const char *KindName(Kind kind) {
-  static const char *const kNames[] = {"?",       "context",     "stream",     "event",
-                                       "buffer",  "dataset",     "tensor_desc", "model_desc",
-                                       "config",  "exec_config"};
+const char* KindName(Kind kind) {
+  static const char* const kNames[] = {"?",      "context",    "stream",      "event",
+                                       "buffer", "dataset",    "tensor_desc", "model_desc",
+                                       "config", "exec_config"};
   return kNames[static_cast<int>(kind)];
 }
 
-void SetMessage(const std::string &text) { pending_message = text; }
+void SetMessage(const std::string& text) { pending_message = text; }
 
-const char *TakeMessage() {
+const char* TakeMessage() {
   if (pending_message.empty()) return nullptr;
   taken_message.swap(pending_message);
   pending_message.clear();
   return taken_message.c_str();
 }
 
-void Violation(const std::string &text) {
-  World &world = Get();
+void Violation(const std::string& text) {
+  World& world = Get();
   if (world.violations.size() < 1000) {
     world.violations.push_back("#" + std::to_string(world.seq) + " " + text);
   }
@@ -70,16 +70,16 @@ bool IsFatal(int code) {
 }
 
 // Calls that a dead device fails until it is reset.
-bool TouchesDevice(const std::string &name) {
+bool TouchesDevice(const std::string& name) {
   if (name.rfind("aclrtResetDevice", 0) == 0) return false;
   return name.rfind("aclrt", 0) == 0 || name.rfind("aclmdlExecute", 0) == 0 ||
          name.rfind("aclmdlLoad", 0) == 0 || name == "aclmdlUnload";
 }
 
 // Returns the fault that fires at this site now, or null.
-const Fault *Match(const char *site, bool device_side) {
-  const Fault *hit = nullptr;
-  for (Fault &fault : Get().faults) {
+const Fault* Match(const char* site, bool device_side) {
+  const Fault* hit = nullptr;
+  for (Fault& fault : Get().faults) {
     const bool any = fault.site == "*" && !device_side;
     if (!any && fault.site != site) continue;
     ++fault.seen;
@@ -90,16 +90,16 @@ const Fault *Match(const char *site, bool device_side) {
 
 }  // namespace
 
-Status DeviceFault(const char *site, int64_t *delay_us) {
-  const Fault *fault = Match(site, true);
+Status DeviceFault(const char* site, int64_t* delay_us) {
+  const Fault* fault = Match(site, true);
   if (fault == nullptr) return {};
   *delay_us += fault->delay_us;
   return {fault->code, fault->has_text ? fault->text : ""};
 }
 
-Call::Call(const char *name, Releases releases)
+Call::Call(const char* name, Releases releases)
     : name_(name), releases_(releases == Releases::kYes), lock_(Get().mu) {
-  World &world = Get();
+  World& world = Get();
   seq_ = ++world.seq;
   if (world.pid != 0 && world.pid != getpid()) {
     fault_ = kRtInternal;
@@ -110,7 +110,7 @@ Call::Call(const char *name, Releases releases)
       std::string(name) != "aclFinalize" && std::string(name) != "aclFinalizeReference") {
     Violation(std::string(name) + " called after finalize");
   }
-  if (const Fault *fault = Match(name, false)) {
+  if (const Fault* fault = Match(name, false)) {
     const int64_t delay = fault->delay_us;
     fault_ = fault->code;
     if (fault->has_text) SetMessage(fault->text);
@@ -130,13 +130,13 @@ int Call::Return(int code) {
   return code_;
 }
 
-int Call::Fail(int code, const std::string &text) {
+int Call::Fail(int code, const std::string& text) {
   SetMessage(text);
   return Return(code);
 }
 
 Call::~Call() {
-  World &world = Get();
+  World& world = Get();
   if (!lock_.owns_lock()) lock_.lock();
   world.trace.push_back({seq_, ThreadNumber(), name_, code_});
   const size_t limit = static_cast<size_t>(world.Get("trace_limit"));
@@ -152,23 +152,23 @@ std::shared_ptr<Context> CurrentContext() {
   return Find<Context>(AsPointer(current_context), Kind::kContext);
 }
 
-int CheckContext(Call *call) {
+int CheckContext(Call* call) {
   if (CurrentContext() != nullptr) return kOk;
   return call->Fail(kContextNull, "EE1010: The current thread has no context.");
 }
 
-void ResetWorld(Lock *lock) {
-  World &world = Get();
+void ResetWorld(Lock* lock) {
+  World& world = Get();
   std::vector<std::shared_ptr<Stream>> streams;
-  for (auto &[handle, object] : world.objects) {
+  for (auto& [handle, object] : world.objects) {
     if (object->kind == Kind::kStream) streams.push_back(std::static_pointer_cast<Stream>(object));
   }
-  for (auto &stream : streams) StopStream(stream, lock);
+  for (auto& stream : streams) StopStream(stream, lock);
   std::vector<uint32_t> models;
-  for (auto &[id, model] : world.models) models.push_back(id);
+  for (auto& [id, model] : world.models) models.push_back(id);
   for (const uint32_t id : models) ForgetModel(id, lock);
   while (!world.blocks.empty()) FreeDevice(world.blocks.begin()->first);
-  for (auto &[address, block] : world.pinned) free(block.shadow);
+  for (auto& [address, block] : world.pinned) free(block.shadow);
   world.pinned.clear();
   world.objects.clear();
   world.models.clear();

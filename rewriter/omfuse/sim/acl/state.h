@@ -58,9 +58,17 @@ enum Code : int {
 };
 
 enum class Kind : uint8_t {
-  kContext = 1, kStream, kEvent, kDataBuffer, kDataset, kTensorDesc, kModelDesc, kConfig, kExecConfig
+  kContext = 1,
+  kStream,
+  kEvent,
+  kDataBuffer,
+  kDataset,
+  kTensorDesc,
+  kModelDesc,
+  kConfig,
+  kExecConfig
 };
-const char *KindName(Kind kind);
+const char* KindName(Kind kind);
 
 struct Object {
   Kind kind;
@@ -82,9 +90,9 @@ struct Status {
 
 struct Op {
   std::string what;
-  std::function<Status(Lock *)> run;  // may drop the lock while it computes
-  std::function<void()> dropped;      // called instead when the stream is destroyed by force
-  uint64_t waits_for = 0;             // event handle of a StreamWaitEvent
+  std::function<Status(Lock*)> run;  // may drop the lock while it computes
+  std::function<void()> dropped;     // called instead when the stream is destroyed by force
+  uint64_t waits_for = 0;            // event handle of a StreamWaitEvent
   uint64_t wait_ticket = 0;
   uint64_t records = 0;  // event handle of a RecordEvent
   uint64_t record_ticket = 0;
@@ -111,7 +119,7 @@ struct Event : Object {
 };
 
 struct DataBuffer : Object {
-  void *data = nullptr;
+  void* data = nullptr;
   size_t size = 0;
 };
 
@@ -148,13 +156,13 @@ struct ModelInfo {
   Mode mode = Mode::kStatic;
   std::string soc;
   size_t work = 0, weight = 0;
-  std::vector<Tensor> inputs, outputs;  // without the hidden shape input
+  std::vector<Tensor> inputs, outputs;          // without the hidden shape input
   std::vector<Dims> gears;                      // as the session names them
   std::vector<std::vector<Dims>> gear_inputs;   // per gear, dims of each input
   std::vector<std::vector<Dims>> gear_outputs;  // per gear, dims of each output
   size_t gear_numbers = 1;                      // numbers in the hidden shape input
   // Position of a gear in the lists, or their length when it was not compiled.
-  size_t GearIndex(const Dims &gear) const;
+  size_t GearIndex(const Dims& gear) const;
   bool HasShapeInput() const { return mode != Mode::kStatic && mode != Mode::kDynamic; }
 };
 
@@ -183,7 +191,7 @@ struct Model {
 
 struct Block {
   size_t size = 0;
-  uint8_t *shadow = nullptr;  // where the bytes really are; the device address is never readable
+  uint8_t* shadow = nullptr;  // where the bytes really are; the device address is never readable
   int device = 0;
   uint64_t born = 0;
   int thread = 0;
@@ -204,7 +212,7 @@ struct Fault {
 struct TraceEntry {
   uint64_t seq;
   int thread;
-  const char *name;
+  const char* name;
   int code;
 };
 
@@ -231,7 +239,7 @@ struct World {
   std::vector<Fault> faults;
   int dead_code = 0;  // fatal device error that sticks until the device is reset
   std::map<std::string, int64_t> config = {
-      {"device_count", 4},           // devices that can be set
+      {"device_count", 4},  // devices that can be set
       {"memory_bytes", int64_t{32} << 30},
       {"max_streams", 1024},
       {"short_input_code", 145000},  // what an input that is too short gives; some say 500002
@@ -240,33 +248,33 @@ struct World {
   std::map<std::string, std::string> text_config;
   std::mt19937_64 random{1};
 
-  int64_t Get(const char *key) { return config[key]; }
+  int64_t Get(const char* key) { return config[key]; }
 };
 
-World &Get();
-void ResetWorld(Lock *lock);
+World& Get();
+void ResetWorld(Lock* lock);
 int ThreadNumber();
 double NowUs();
-std::vector<std::string> SplitText(const std::string &text, char separator);
+std::vector<std::string> SplitText(const std::string& text, char separator);
 
 // One API call: numbers it, records it in the trace, applies injected faults.
 class Call {
  public:
   // A call that releases something still releases it when a fault makes it report an error.
   enum class Releases : bool { kNo, kYes };
-  explicit Call(const char *name, Releases releases = Releases::kNo);
+  explicit Call(const char* name, Releases releases = Releases::kNo);
   ~Call();
-  Call(const Call &) = delete;
-  Call &operator=(const Call &) = delete;
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   int injected() const { return releases_ ? kOk : fault_; }
   // Ends the call: keeps `code` for the trace, puts an injected fault in its place.
   int Return(int code);
-  int Fail(int code, const std::string &text);
-  Lock &lock() { return lock_; }
+  int Fail(int code, const std::string& text);
+  Lock& lock() { return lock_; }
 
  private:
-  const char *name_;
+  const char* name_;
   bool releases_;
   int fault_ = kOk;
   int code_ = kOk;
@@ -274,62 +282,62 @@ class Call {
   Lock lock_;
 };
 
-void SetMessage(const std::string &text);
-const char *TakeMessage();
-void Violation(const std::string &text);
+void SetMessage(const std::string& text);
+const char* TakeMessage();
+void Violation(const std::string& text);
 // Counts a device-side event such as "exec" against the injected faults.
-Status DeviceFault(const char *site, int64_t *delay_us);
+Status DeviceFault(const char* site, int64_t* delay_us);
 
 // ---- handles
 template <typename T>
-T *Add(std::shared_ptr<T> object, Kind kind);
+T* Add(std::shared_ptr<T> object, Kind kind);
 template <typename T>
-std::shared_ptr<T> Find(const void *handle, Kind kind);
+std::shared_ptr<T> Find(const void* handle, Kind kind);
 bool Remove(uint64_t handle);
 template <typename T = void>
-T *AsPointer(uint64_t handle) {
-  return reinterpret_cast<T *>(static_cast<uintptr_t>(handle));
+T* AsPointer(uint64_t handle) {
+  return reinterpret_cast<T*>(static_cast<uintptr_t>(handle));
 }
-inline uint64_t AsHandle(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer); }
+inline uint64_t AsHandle(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
 
 // ---- contexts
 uint64_t CurrentContextHandle();
 void SetCurrentContextHandle(uint64_t handle);
 std::shared_ptr<Context> CurrentContext();
-int CheckContext(Call *call);
+int CheckContext(Call* call);
 
 // ---- memory
 uintptr_t AllocateDevice(size_t size, int device, bool auto_output);
 int FreeDevice(uintptr_t address);
 bool IsDevice(uintptr_t address);
 // Bytes behind [address, address + size) of one live block; null when it leaves the block.
-uint8_t *ResolveDevice(uintptr_t address, size_t size);
+uint8_t* ResolveDevice(uintptr_t address, size_t size);
 bool IsPinned(uintptr_t address, size_t size);
 
 // ---- streams
-bool Spend(int64_t delay_us, double deadline, Lock *lock);
-Status Drain(Stream *stream, Lock *lock, int64_t timeout_us, size_t limit);
-Status DrainEvent(Event *event, Lock *lock, int64_t timeout_us);
-void Enqueue(Stream *stream, Op op);
-void StopStream(const std::shared_ptr<Stream> &stream, Lock *lock);
-std::shared_ptr<Stream> FindStream(Call *call, aclrtStream handle, int *code);
+bool Spend(int64_t delay_us, double deadline, Lock* lock);
+Status Drain(Stream* stream, Lock* lock, int64_t timeout_us, size_t limit);
+Status DrainEvent(Event* event, Lock* lock, int64_t timeout_us);
+void Enqueue(Stream* stream, Op op);
+void StopStream(const std::shared_ptr<Stream>& stream, Lock* lock);
+std::shared_ptr<Stream> FindStream(Call* call, aclrtStream handle, int* code);
 
 // ---- models
 size_t ElementSize(int dtype);
-size_t DimsBytes(int dtype, const Dims &dims);
-std::string DimsText(const Dims &dims);
-bool InRange(const Tensor &tensor, const Dims &dims);
-std::shared_ptr<const ModelInfo> Describe(const char *path, const void *data, size_t size,
-                                          uint64_t key, Status *status, Lock *lock);
+size_t DimsBytes(int dtype, const Dims& dims);
+std::string DimsText(const Dims& dims);
+bool InRange(const Tensor& tensor, const Dims& dims);
+std::shared_ptr<const ModelInfo> Describe(const char* path, const void* data, size_t size,
+                                          uint64_t key, Status* status, Lock* lock);
 // Tells Python to drop a model; the lock is not held meanwhile.
-void ForgetModel(uint64_t key, Lock *lock);
+void ForgetModel(uint64_t key, Lock* lock);
 
 struct HostTensor {
-  void *data;
+  void* data;
   size_t bytes;
   int dtype;
   int ndim;
-  const int64_t *dims;
+  const int64_t* dims;
 };
 struct Produced {
   std::vector<uint8_t> bytes;
@@ -342,15 +350,15 @@ struct KernelCall {
   Status status;
 };
 // Computes the model on the host copy of its inputs, without the lock.
-void RunKernel(uint64_t key, const std::vector<HostTensor> &inputs, KernelCall *call);
+void RunKernel(uint64_t key, const std::vector<HostTensor>& inputs, KernelCall* call);
 
 template <typename T>
-T *Add(std::shared_ptr<T> object, Kind kind) {
-  World &world = Get();
+T* Add(std::shared_ptr<T> object, Kind kind) {
+  World& world = Get();
   object->kind = kind;
   // Not a canonical address: reading a handle as a pointer ends the process at once.
-  object->handle = (uint64_t{0x5AC1} << 48) | (static_cast<uint64_t>(kind) << 40) |
-                   world.next_handle++;
+  object->handle =
+      (uint64_t{0x5AC1} << 48) | (static_cast<uint64_t>(kind) << 40) | world.next_handle++;
   object->born = world.seq;
   object->thread = ThreadNumber();
   world.objects[object->handle] = object;
@@ -358,7 +366,7 @@ T *Add(std::shared_ptr<T> object, Kind kind) {
 }
 
 template <typename T>
-std::shared_ptr<T> Find(const void *handle, Kind kind) {
+std::shared_ptr<T> Find(const void* handle, Kind kind) {
   auto found = Get().objects.find(AsHandle(handle));
   if (found == Get().objects.end() || found->second->kind != kind) return nullptr;
   return std::static_pointer_cast<T>(found->second);
@@ -367,10 +375,9 @@ std::shared_ptr<T> Find(const void *handle, Kind kind) {
 }  // namespace simacl
 
 #define SIMACL_EXPORT extern "C" __attribute__((visibility("default")))
-#define SIMACL_ENTER(name)            \
-  simacl::Call call(#name);           \
-  if (call.injected() != simacl::kOk) \
-  return call.Return(call.injected())
+#define SIMACL_ENTER(name)  \
+  simacl::Call call(#name); \
+  if (call.injected() != simacl::kOk) return call.Return(call.injected())
 
 #define SIMACL_RELEASE(name) simacl::Call call(#name, simacl::Call::Releases::kYes)
 

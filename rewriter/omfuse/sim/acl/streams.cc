@@ -15,7 +15,7 @@ namespace simacl {
 
 // Sleeps without the lock; false when the deadline comes first. The setting "release_hangs" ends
 // all sleeps, so that a test can let go of what it made hang.
-bool Spend(int64_t delay_us, double deadline, Lock *lock) {
+bool Spend(int64_t delay_us, double deadline, Lock* lock) {
   const double end = NowUs() + static_cast<double>(delay_us);
   while (delay_us > 0 && NowUs() < end && Get().Get("release_hangs") == 0) {
     if (NowUs() >= deadline) return false;
@@ -38,10 +38,10 @@ std::shared_ptr<Event> FindEvent(uint64_t handle) {
 }
 
 // Runs the operation at the head. The queue is left as it is when the deadline comes first.
-bool Step(Stream *stream, double deadline, Lock *lock) {
-  World &world = Get();
+bool Step(Stream* stream, double deadline, Lock* lock) {
+  World& world = Get();
   stream->running = true;
-  Op &op = stream->queue.front();  // a deque keeps references while others push at the back
+  Op& op = stream->queue.front();  // a deque keeps references while others push at the back
   if (!Spend(op.delay_us, deadline, lock)) {
     stream->running = false;
     world.changed.notify_all();
@@ -73,7 +73,7 @@ void Work(std::shared_ptr<Stream> stream) {
   while (true) {
     Get().changed.wait(lock, [&] { return stream->quit || !stream->queue.empty(); });
     if (stream->quit) return;
-    const Op &op = stream->queue.front();
+    const Op& op = stream->queue.front();
     if (op.waits_for != 0) {
       const uint64_t handle = op.waits_for, ticket = op.wait_ticket;
       Get().changed.wait(lock, [&] {
@@ -88,10 +88,10 @@ void Work(std::shared_ptr<Stream> stream) {
 
 // Lets other streams advance by a random number of operations: all orders that the device may
 // choose are legal, so a session must not depend on one.
-void Shuffle(const Stream *current, Lock *lock, int depth);
+void Shuffle(const Stream* current, Lock* lock, int depth);
 
-Status DrainDeferred(Stream *stream, Lock *lock, double deadline, size_t limit, int depth) {
-  World &world = Get();
+Status DrainDeferred(Stream* stream, Lock* lock, double deadline, size_t limit, int depth) {
+  World& world = Get();
   for (size_t done = 0; done < limit;) {
     if (stream->running) {  // another thread is inside this stream
       const double now = NowUs();
@@ -138,27 +138,27 @@ Status DrainDeferred(Stream *stream, Lock *lock, double deadline, size_t limit, 
   return {};
 }
 
-void Shuffle(const Stream *current, Lock *lock, int depth) {
-  World &world = Get();
+void Shuffle(const Stream* current, Lock* lock, int depth) {
+  World& world = Get();
   if (!world.Get("reorder") || depth > 0) return;
   std::vector<std::shared_ptr<Stream>> others;
-  for (auto &[handle, object] : world.objects) {
+  for (auto& [handle, object] : world.objects) {
     if (object->kind == Kind::kStream && object.get() != current) {
       others.push_back(std::static_pointer_cast<Stream>(object));
     }
   }
   if (others.empty()) return;
-  auto &other = others[world.random() % others.size()];
+  auto& other = others[world.random() % others.size()];
   const size_t steps = world.random() % 3;
   for (size_t i = 0; i < steps && !other->queue.empty() && !other->running; ++i) {
-    const Op &op = other->queue.front();
+    const Op& op = other->queue.front();
     auto event = FindEvent(op.waits_for);
     if (op.waits_for != 0 && event != nullptr && event->completed < op.wait_ticket) return;
     DrainDeferred(other.get(), lock, INFINITY, 1, depth + 1);
   }
 }
 
-Status TakeError(Stream *stream) {
+Status TakeError(Stream* stream) {
   const Status status = stream->error;
   if (!stream->stop_on_failure) stream->error = {};
   return status;
@@ -167,7 +167,7 @@ Status TakeError(Stream *stream) {
 }  // namespace
 
 // Waits until the first `limit` operations are done; returns the stream's deferred error.
-Status Drain(Stream *stream, Lock *lock, int64_t timeout_us, size_t limit) {
+Status Drain(Stream* stream, Lock* lock, int64_t timeout_us, size_t limit) {
   const double deadline = Deadline(timeout_us);
   if (Threads()) {
     auto idle = [&] { return stream->queue.empty() && !stream->running; };
@@ -183,7 +183,7 @@ Status Drain(Stream *stream, Lock *lock, int64_t timeout_us, size_t limit) {
   return TakeError(stream);
 }
 
-Status DrainEvent(Event *event, Lock *lock, int64_t timeout_us) {
+Status DrainEvent(Event* event, Lock* lock, int64_t timeout_us) {
   const double deadline = Deadline(timeout_us);
   const uint64_t ticket = event->issued;
   const uint64_t handle = event->handle;
@@ -201,12 +201,12 @@ Status DrainEvent(Event *event, Lock *lock, int64_t timeout_us) {
   return event->error;
 }
 
-void Enqueue(Stream *stream, Op op) {
+void Enqueue(Stream* stream, Op op) {
   stream->queue.push_back(std::move(op));
   Get().changed.notify_all();
 }
 
-void StopStream(const std::shared_ptr<Stream> &stream, Lock *lock) {
+void StopStream(const std::shared_ptr<Stream>& stream, Lock* lock) {
   stream->quit = true;
   Get().changed.notify_all();
   if (stream->worker.joinable()) {
@@ -216,7 +216,7 @@ void StopStream(const std::shared_ptr<Stream> &stream, Lock *lock) {
   }
 }
 
-std::shared_ptr<Stream> FindStream(Call *call, aclrtStream handle, int *code) {
+std::shared_ptr<Stream> FindStream(Call* call, aclrtStream handle, int* code) {
   auto context = CurrentContext();
   if (context == nullptr) {
     *code = CheckContext(call);
@@ -234,13 +234,14 @@ std::shared_ptr<Stream> FindStream(Call *call, aclrtStream handle, int *code) {
 
 namespace {
 
-int CreateStream(Call *call, aclrtStream *out) {
+int CreateStream(Call* call, aclrtStream* out) {
   if (const int code = CheckContext(call)) return code;
-  World &world = Get();
-  const int64_t count = std::count_if(world.objects.begin(), world.objects.end(), [](auto &entry) {
+  World& world = Get();
+  const int64_t count = std::count_if(world.objects.begin(), world.objects.end(), [](auto& entry) {
     return entry.second->kind == Kind::kStream;
   });
-  if (count >= world.Get("max_streams")) return call->Fail(kStreamResource, "EE1005: no stream left");
+  if (count >= world.Get("max_streams"))
+    return call->Fail(kStreamResource, "EE1005: no stream left");
   auto stream = std::make_shared<Stream>();
   stream->context = CurrentContextHandle();
   *out = AsPointer(Add(stream, Kind::kStream)->handle);
@@ -254,7 +255,7 @@ int CreateStream(Call *call, aclrtStream *out) {
   return call->Return(kOk);
 }
 
-int DestroyStream(Call *call, aclrtStream handle, bool force) {
+int DestroyStream(Call* call, aclrtStream handle, bool force) {
   int code = kOk;
   auto stream = FindStream(call, handle, &code);
   if (stream == nullptr) return code;
@@ -263,7 +264,7 @@ int DestroyStream(Call *call, aclrtStream handle, bool force) {
     Drain(stream.get(), &call->lock(), 1000000, SIZE_MAX);
   }
   StopStream(stream, &call->lock());
-  for (const Op &op : stream->queue) {
+  for (const Op& op : stream->queue) {
     if (op.dropped) op.dropped();
   }
   stream->queue.clear();
@@ -271,7 +272,7 @@ int DestroyStream(Call *call, aclrtStream handle, bool force) {
   return call->Return(kOk);
 }
 
-int Synchronize(Call *call, aclrtStream handle, int64_t timeout_us) {
+int Synchronize(Call* call, aclrtStream handle, int64_t timeout_us) {
   int code = kOk;
   auto stream = FindStream(call, handle, &code);
   if (stream == nullptr) return code;
@@ -280,13 +281,13 @@ int Synchronize(Call *call, aclrtStream handle, int64_t timeout_us) {
   return call->Return(kOk);
 }
 
-std::shared_ptr<Event> EventOf(Call *call, aclrtEvent handle, int *code) {
+std::shared_ptr<Event> EventOf(Call* call, aclrtEvent handle, int* code) {
   auto event = Find<Event>(handle, Kind::kEvent);
   if (event == nullptr) *code = call->Fail(kRtParam, "EE1003: not a live event");
   return event;
 }
 
-int SynchronizeEvent(Call *call, aclrtEvent handle, int64_t timeout_us) {
+int SynchronizeEvent(Call* call, aclrtEvent handle, int64_t timeout_us) {
   int code = CheckContext(call);
   if (code != kOk) return code;
   auto event = EventOf(call, handle, &code);
@@ -296,7 +297,7 @@ int SynchronizeEvent(Call *call, aclrtEvent handle, int64_t timeout_us) {
   return call->Return(kOk);
 }
 
-int CreateEvent(Call *call, aclrtEvent *out) {
+int CreateEvent(Call* call, aclrtEvent* out) {
   if (const int code = CheckContext(call)) return code;
   auto event = std::make_shared<Event>();
   event->context = CurrentContextHandle();
@@ -309,11 +310,11 @@ int CreateEvent(Call *call, aclrtEvent *out) {
 
 using namespace simacl;
 
-SIMACL_EXPORT aclError aclrtCreateStream(aclrtStream *stream) {
+SIMACL_EXPORT aclError aclrtCreateStream(aclrtStream* stream) {
   SIMACL_ENTER(aclrtCreateStream);
   return CreateStream(&call, stream);
 }
-SIMACL_EXPORT aclError aclrtCreateStreamWithConfig(aclrtStream *stream, uint32_t, uint32_t) {
+SIMACL_EXPORT aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t, uint32_t) {
   SIMACL_ENTER(aclrtCreateStreamWithConfig);
   return CreateStream(&call, stream);
 }
@@ -337,11 +338,11 @@ SIMACL_EXPORT aclError aclrtSynchronizeDevice() {
   SIMACL_ENTER(aclrtSynchronizeDevice);
   if (const int code = CheckContext(&call)) return code;
   std::vector<std::shared_ptr<Stream>> streams;
-  for (auto &[handle, object] : Get().objects) {
+  for (auto& [handle, object] : Get().objects) {
     if (object->kind == Kind::kStream) streams.push_back(std::static_pointer_cast<Stream>(object));
   }
   Status first;
-  for (auto &stream : streams) {
+  for (auto& stream : streams) {
     const Status status = Drain(stream.get(), &call.lock(), -1, SIZE_MAX);
     if (first.code == kOk) first = status;
   }
@@ -355,7 +356,7 @@ SIMACL_EXPORT aclError aclrtSetStreamFailureMode(aclrtStream handle, uint64_t mo
   stream->stop_on_failure = mode == 1;
   return call.Return(kOk);
 }
-SIMACL_EXPORT aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus *status) {
+SIMACL_EXPORT aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* status) {
   SIMACL_ENTER(aclrtStreamQuery);
   int code = kOk;
   auto stream = FindStream(&call, handle, &code);
@@ -364,11 +365,11 @@ SIMACL_EXPORT aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus *s
   *status = stream->queue.empty() && !stream->running ? 0 : 1;
   return call.Return(kOk);
 }
-SIMACL_EXPORT aclError aclrtCreateEvent(aclrtEvent *event) {
+SIMACL_EXPORT aclError aclrtCreateEvent(aclrtEvent* event) {
   SIMACL_ENTER(aclrtCreateEvent);
   return CreateEvent(&call, event);
 }
-SIMACL_EXPORT aclError aclrtCreateEventExWithFlag(aclrtEvent *event, uint32_t) {
+SIMACL_EXPORT aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t) {
   SIMACL_ENTER(aclrtCreateEventExWithFlag);
   return CreateEvent(&call, event);
 }
@@ -420,7 +421,7 @@ SIMACL_EXPORT aclError aclrtSynchronizeEventWithTimeout(aclrtEvent event, int32_
   SIMACL_ENTER(aclrtSynchronizeEventWithTimeout);
   return SynchronizeEvent(&call, event, ms < 0 ? -1 : int64_t{ms} * 1000);
 }
-SIMACL_EXPORT aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus *status) {
+SIMACL_EXPORT aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus* status) {
   SIMACL_ENTER(aclrtQueryEventStatus);
   int code = kOk;
   auto event = EventOf(&call, handle, &code);
@@ -428,7 +429,7 @@ SIMACL_EXPORT aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecord
   *status = event->completed >= event->issued ? 1 : 0;
   return call.Return(kOk);
 }
-SIMACL_EXPORT aclError aclrtEventElapsedTime(float *ms, aclrtEvent first, aclrtEvent last) {
+SIMACL_EXPORT aclError aclrtEventElapsedTime(float* ms, aclrtEvent first, aclrtEvent last) {
   SIMACL_ENTER(aclrtEventElapsedTime);
   int code = kOk;
   auto begin = EventOf(&call, first, &code);
