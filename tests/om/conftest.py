@@ -25,7 +25,7 @@ FLASH = "/attn/Softmax/FlashAttention"
 def attention_op(index: int, suffix: str = "", **attrs: Any) -> OpDef:
     desc = TensorDesc("", 2, (1, 2, 16, 8), "ND", 512, attrs={"origin_format": "ND"})
     return OpDef(
-        f"{FLASH}{suffix}", "OmfuseFlashAttention", ("q:0", "k:0", "v:0"), index,
+        f"{FLASH}{suffix}", "FlashAttention", ("q:0", "k:0", "v:0"), index,
         input_desc=(desc, desc, desc), output_desc=(desc,),
         attrs={
             "_kernelname": "te_flash__kernel", "_is_custom_op": True, "tvm_blockdim": 8,

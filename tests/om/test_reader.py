@@ -34,7 +34,7 @@ def test_what_was_written_is_read(om: Maker, large: bool, compress: bool) -> Non
     assert (found["cann"], found["atc_version"]) == ("8.1.RC1", "7.7.0.1.238")
     assert found["command"] == "atc.bin --model=a.onnx --framework=5"
     assert found["compressed_names"] is compress
-    assert found["operators"] == {"Data": 1, "Const": 1, "OmfuseFlashAttention": 1, "NetOutput": 1}
+    assert found["operators"] == {"Data": 1, "Const": 1, "FlashAttention": 1, "NetOutput": 1}
     assert found["memory"]["work_bytes"] == 4096
     assert found["tasks"] == {"KERNEL": 1, "MODEL_END_GRAPH": 1}
     assert found["kernels"] == {"count": 1, "bytes": len(ELF), "machines": {"AI Core": 1}}
@@ -140,7 +140,7 @@ def test_copies_for_gears_are_one_attention(om: Maker) -> None:
     assert found["gears"]["kind"] == "batch"
     assert found["gears"]["values"] == [[1], [2], [4]]
     assert [t["name"] for t in found["inputs"]] == ["q"], "the hidden input is not the user's"
-    assert found["operators"]["OmfuseFlashAttention"] == 3
+    assert found["operators"]["FlashAttention"] == 3
     missing = parts(model_def([], more), tasks[:2], described=described)
     assert describe_om(om(models=[missing]))["attention"][0]["complete"] is False
 

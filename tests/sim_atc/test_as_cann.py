@@ -74,7 +74,7 @@ def _nothing(vendor: Path) -> None:
 
 def _keys(vendor: Path) -> None:
     library = vendor / "framework/onnx/libcust_onnx_parsers.so"
-    library.write_bytes(LIBRARY_MARK + b"OmfuseFlashAttention\nai.onnx::13::FlashAttention\n")
+    library.write_bytes(LIBRARY_MARK + b"FlashAttention\nai.onnx::13::FlashAttention\n")
 
 
 def _proto(vendor: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import onnx
 import pytest
 from tests.sim_atc.conftest import FORM, STATIC, atc, failure, parse, save
 
+import omfuse
 from omfuse.sim.atc.plugins import load_registry
-from omfuse.sim.package import GE_TYPE, LIBRARY_MARK, write_package
+from omfuse.sim.package import CHIPS, GE_TYPE, LIBRARY_MARK, OPSETS, write_package
 
 KEY = "ai.onnx::17::FlashAttention"
 
@@ -123,7 +125,8 @@ def test_the_first_package_keeps_a_key(tmp_path: Path) -> None:
         root = opp / "vendors" / name
         for path in [*root.rglob("*.so"), *root.rglob("*.json")]:
             own = f"{name.upper()}FlashAttention".encode()
-            path.write_bytes(path.read_bytes().replace(GE_TYPE.encode(), own))
+            data = re.sub(rb"(?<!::)\bFlashAttention", own, path.read_bytes())
+            path.write_bytes(data)
     env = {"ASCEND_OPP_PATH": str(opp)}
     for order, first in (("a,b", "AFlashAttention"), ("b,a", "BFlashAttention")):
         (opp / "vendors/config.ini").write_text(f"load_priority={order}\n", "utf-8")
@@ -198,19 +201,33 @@ def test_the_user_is_told_to_install_the_package(
 
 
 @pytest.mark.parametrize(
-    ("mode", "code"), [("force_fp16", ""), ("must_keep_origin_dtype", "EZ3003")]
+    ("dtype", "mode", "soc", "code"),
+    [
+        ("float", "force_fp16", "Ascend310P3", ""),
+        ("float", "must_keep_origin_dtype", "Ascend310P3", "EZ3003"),
+        ("float16", "must_keep_origin_dtype", "Ascend310P3", ""),
+        ("bfloat16", "must_keep_origin_dtype", "Ascend310P3", "EZ3003"),
+        ("bfloat16", "must_keep_origin_dtype", "Ascend910B3", ""),
+        ("float16", "force_fp16", "Ascend310B1", "EZ3003"),
+    ],
 )
-def test_a_kernel_for_fp16_only_fails_when_dtypes_are_kept(
-    tmp_path: Path, mode: str, code: str
+def test_a_kernel_of_another_dtype_or_chip_is_missed(
+    tmp_path: Path, dtype: str, mode: str, soc: str, code: str
 ) -> None:
-    opp = write_package(tmp_path / "opp")
-    for path in opp.rglob("aic-*.json"):
-        path.write_text(path.read_text("utf-8").replace("float16,float", "float16"), "utf-8")
+    model = FORM.replace("float[", f"{dtype}[")
     said = atc(
-        f"--model={save(tmp_path, FORM)}", "--framework=5", f"--output={tmp_path / 'm'}",
-        "--soc_version=Ascend310P3", f"--input_shape={STATIC}", f"--precision_mode={mode}",
-        cwd=tmp_path, ASCEND_CUSTOM_OPP_PATH=str(opp),
+        f"--model={save(tmp_path, model)}", "--framework=5", f"--output={tmp_path / 'm'}",
+        f"--soc_version={soc}", f"--input_shape={STATIC}", f"--precision_mode={mode}",
+        cwd=tmp_path, ASCEND_CUSTOM_OPP_PATH=str(write_package(tmp_path / "opp")),
     )  # fmt: skip
     assert said.code == code
-    if code:
-        assert "EZ3002" in said.out
+    assert ("EZ3002" in said.out) == bool(code)
+
+
+def test_the_fabricated_package_says_what_the_real_one_says() -> None:
+    sources = Path(omfuse.__file__).parent / "custom_ops" / "flash_attention"
+    plugin = (sources / "framework/onnx_plugin/flash_attention_plugin.cc").read_text("utf-8")
+    assert [int(n) for n in re.findall(r"OMFUSE_KEY\((\d+)\)\)", plugin)] == list(OPSETS)
+    assert f'REGISTER_CUSTOM_OP("{GE_TYPE}")' in plugin
+    host = (sources / "op_host/flash_attention.cc").read_text("utf-8")
+    assert set(re.findall(r'AddConfig\("(\w+)"', host)) == set(CHIPS)

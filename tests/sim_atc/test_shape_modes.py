@@ -57,7 +57,7 @@ def test_a_static_shape(tmp_path: Path) -> None:
     assert payload.gears == payload.gear_inputs == payload.gear_outputs == ()
     assert payload.work_size > 0
     (block,) = payload.attention
-    assert block.op_type == "OmfuseFlashAttention"
+    assert block.op_type == "FlashAttention"
     runs(tmp_path, path, (2, 2, 8, 16))
 
 
@@ -217,7 +217,8 @@ def test_the_format_of_four_dims(tmp_path: Path, layout: str | None, number: int
      ({"precision_mode_v2": "origin"}, "origin")],
 )  # fmt: skip
 def test_the_precision_in_force(tmp_path: Path, flags: dict[str, str], mode: str) -> None:
-    assert payload_of(tmp_path, **flags).precision == mode
+    model = FORM.replace("float[n,2", "float16[n,2").replace("float[1] w", "float16[1] w")
+    assert load_payload(drive(tmp_path, model, {}, **flags).om).precision == mode
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

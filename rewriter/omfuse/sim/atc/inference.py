@@ -93,7 +93,8 @@ class ShapeFinder:
             }
             made = self._session.run(feeds)
         except OmfuseError as error:
-            if error.code in ("onnxruntime-failed", "bad-feed") or "ShapeInferenceError" in error.message:
+            told = "ShapeInferenceError" in error.message
+            if told or error.code in ("onnxruntime-failed", "bad-feed"):
                 raise _infer_failed(error.message) from None
             return {}
         return {name: tuple(made[name].shape) for name in outputs}
