@@ -163,9 +163,8 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
     }
     return false;
   }
-  const uint32_t kSteps[] = {512, 384, 256, 128};
   const uint32_t kGroups[] = {16, 8};
-  for (uint32_t step : kSteps) {
+  for (uint32_t step = 4 * t->panelKeys; step >= t->panelKeys; step -= t->panelKeys) {
     for (uint32_t group : kGroups) {
       t->stepColumns = step;
       t->groupRows = group;
@@ -184,6 +183,19 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
 void Count(FlashAttentionTiling* t) {
   t->rowBlocks = static_cast<uint32_t>(CeilDiv(t->unitRows, t->blockRows));
   t->tasks = t->batch * t->unitHeads * t->rowBlocks * t->splits;
+}
+
+// Keys of one multiplication. If a panel of scores and a result part fit in L0C side by side, the
+// cube alternates between the two and the copies out of L0C hide behind it.
+void Panel(const Platform& chip, FlashAttentionTiling* t) {
+  t->panelKeys = kPanel;
+  t->alternate = 0;
+  if (!chip.split) return;
+  const uint64_t rowBytes = static_cast<uint64_t>(t->blockRows) * 4;
+  const uint64_t columns = chip.l0c_bytes / rowBytes - PartColumns(*t);
+  if (columns < 96) return;
+  t->alternate = 1;
+  if (columns < kPanel) t->panelKeys = static_cast<uint32_t>(columns / 16 * 16);
 }
 
 // Rows of a task. Few queries: the heads that share keys go through the cube together.
@@ -206,6 +218,7 @@ bool Block(const Problem& p, const Platform& chip, FlashAttentionTiling* t) {
         t->blockRows = static_cast<uint32_t>(RoundUp(t->blockRows / 2, 16));
       }
     }
+    Panel(chip, t);
     if (Fit(chip, t) && !(packed && t->blockRows < t->unitRows)) return true;
   }
   return false;
@@ -275,8 +288,8 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
     return (Rejection() << "the buffers do not fit in a UB of " << chip.ub_bytes << " bytes")
         .To(why);
   }
-  t.loadKeys = 2 * kPanel;
-  if (L1Bytes(t) > chip.l1_bytes - 256 || t.stepColumns < t.loadKeys) t.loadKeys = kPanel;
+  t.loadKeys = 2 * t.panelKeys;
+  if (L1Bytes(t) > chip.l1_bytes - 256 || t.stepColumns < t.loadKeys) t.loadKeys = t.panelKeys;
   Count(&t);
   t.splitColumns = static_cast<uint32_t>(RoundUp(t.kvLen, t.stepColumns));
   if (chip.split) Split(chip, &t);

@@ -15,7 +15,7 @@
 
 namespace omfuse {
 
-constexpr int32_t kResultFlags = 3;
+constexpr int32_t kResultFlags = 4;
 
 // Flags of L1: queries 0 and 1, keys 2 and 3, values 4 and 5, probabilities 6 and 7.
 template <typename T>
@@ -34,7 +34,8 @@ class CubeCore {
     pipe->InitBuffer(values_, two * tiling->loadKeys * tiling->valuePad);
     pipe->InitBuffer(probs_, two * tiling->loadKeys * tiling->blockRows);
     partColumns_ = tiling->valuePad + kFractal;
-    const uint32_t columns = partColumns_ > 2 * kPanel ? partColumns_ : 2 * kPanel;
+    uint32_t columns = tiling->panelKeys + partColumns_;
+    if (!tiling->alternate) columns = partColumns_ > 2 * kPanel ? partColumns_ : 2 * kPanel;
     pipe->InitBuffer(results_,
                      tiling->blockRows * columns * static_cast<uint32_t>(sizeof(float)));
     cube_.Init(pipe);
@@ -47,61 +48,86 @@ class CubeCore {
   }
 
  private:
-  // The loads of one kind of operand: two buffers in turn, a part of a step each.
+  // The loads of one kind of operand, a stream over the parts of all steps through two buffers.
   struct Loads {
-    uint32_t parts = 0;  // of the step at hand
-    uint32_t issued = 0, used = 0;  // since the start; their parity is the buffer
-    uint32_t base = 0;   // `issued` at the start of the step
+    uint32_t issued = 0, used = 0;  // their parity is the buffer
+    uint32_t index = 0, part = 0;   // of the next load: step and part
   };
 
   __aicore__ inline void Walk(const Inputs& in, uint32_t core) {
-    StepWalker walker;
-    walker.Init(tiling_, in.kvLengths, core);
-    Step ring[kRing];  // steps i - kLag to i + 1
-    uint32_t end = 0;
-    if (walker.Next(&ring[0])) {
-      end = 1;
-      PrefetchKeys(ring[0]);
-    }
-    for (uint32_t i = 0; i < end + kLag; ++i) {
-      const Step& back = ring[(i - kLag) % kRing];
-      if (i >= kLag) {
-        Begin(&valueLoads_, back);
-        for (uint32_t part = 0; part < Smaller(2, valueLoads_.parts); ++part) LoadValues(back);
-        AscendC::CrossCoreWaitFlag(kProbsReady);
-        Begin(&probLoads_, back);
-        for (uint32_t part = 0; part < Smaller(2, probLoads_.parts); ++part) LoadProbs(back);
+    walker_.Init(tiling_, in.kvLengths, core);
+    if (walker_.Next(&ring_[0])) end_ = 1;
+    for (uint32_t i = 0; i < end_ + kLag; ++i) {
+      if (i + 1 == end_ && walker_.Next(&ring_[end_ % kRing])) ++end_;
+      FillKeys();
+      const Step& step = ring_[i % kRing];
+      const Step& back = ring_[(i - kLag) % kRing];
+      bool scores = i < end_;
+      bool parts = i >= kLag;
+      if (parts) {
+        FillValues();
+        FillProbs(i - kLag);
       }
-      if (i < end) {
-        ComputeScores(ring[i % kRing]);
-        AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kScoresReady);
-        if (walker.Next(&ring[(i + 1) % kRing])) {
-          end = i + 2;
-          PrefetchKeys(ring[(i + 1) % kRing]);
+      if (scores) BeginScores(step);
+      if (!tiling_->alternate && scores) {
+        while (NextScores(step)) {
         }
+        EndScores(step);
+        scores = false;
       }
-      if (i >= kLag) {
-        ComputeParts(back);
-        AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kPartsReady);
+      if (parts) BeginParts();
+      // Alternating: a panel of scores leaves L0C while a panel of values multiplies.
+      bool left = scores || parts;
+      while (left) {
+        left = scores && NextScores(step);
+        left = (parts && NextParts(back, i + 1 - kLag)) || left;
       }
+      if (scores) EndScores(step);
+      if (parts) EndParts(back);
     }
   }
 
-  __aicore__ inline void Begin(Loads* loads, const Step& step) {
-    loads->parts = CeilDiv(step.count, tiling_->loadKeys);
-    loads->base = loads->issued;
+  __aicore__ inline uint32_t Parts(const Step& step) const {
+    return CeilDiv(step.count, tiling_->loadKeys);
   }
-
   // First key, and keys, of a part of a step.
   __aicore__ inline uint32_t PartBegin(uint32_t part) const { return part * tiling_->loadKeys; }
   __aicore__ inline uint32_t PartKeys(const Step& step, uint32_t part) const {
     return Smaller(tiling_->loadKeys, step.count - PartBegin(part));
   }
 
-  __aicore__ inline void PrefetchKeys(const Step& step) {
-    if (step.first) LoadQueries(step);
-    Begin(&keyLoads_, step);
-    for (uint32_t part = 0; part < Smaller(2, keyLoads_.parts); ++part) LoadKeys(step);
+  // Whether a buffer is free for one more part of a step up to `last`.
+  __aicore__ inline bool Wanted(const Loads& loads, uint32_t last) const {
+    return loads.issued - loads.used < 2 && loads.index < end_ && loads.index <= last;
+  }
+  __aicore__ inline void Advance(Loads* loads) {
+    ++loads->issued;
+    if (++loads->part < Parts(ring_[loads->index % kRing])) return;
+    loads->part = 0;
+    ++loads->index;
+  }
+
+  __aicore__ inline void FillKeys() {
+    while (Wanted(keyLoads_, end_)) {
+      const Step& step = ring_[keyLoads_.index % kRing];
+      if (keyLoads_.part == 0 && step.first) LoadQueries(step);
+      LoadKeys(step);
+      Advance(&keyLoads_);
+    }
+  }
+  __aicore__ inline void FillValues() {
+    while (Wanted(valueLoads_, end_)) {
+      LoadValues(ring_[valueLoads_.index % kRing]);
+      Advance(&valueLoads_);
+    }
+  }
+  // Probabilities come from the vector cores, so only as far as `last`, whose scores they have.
+  __aicore__ inline void FillProbs(uint32_t last) {
+    while (Wanted(probLoads_, last)) {
+      if (probLoads_.part == 0) AscendC::CrossCoreWaitFlag(kProbsReady);
+      LoadProbs(ring_[probLoads_.index % kRing]);
+      Advance(&probLoads_);
+    }
   }
 
   __aicore__ inline LocalTensor<T> Queries(const Step& step) {
@@ -137,73 +163,85 @@ class CubeCore {
     const FlashAttentionTiling& t = *tiling_;
     const uint32_t buffer = keyLoads_.issued % 2;
     const int32_t flag = static_cast<int32_t>(2 + buffer);
-    const uint32_t begin = PartBegin(keyLoads_.issued - keyLoads_.base);
-    const uint32_t keys = PartKeys(step, keyLoads_.issued - keyLoads_.base);
+    const uint32_t begin = PartBegin(keyLoads_.part);
+    const uint32_t keys = PartKeys(step, keyLoads_.part);
     const GlobalTensor<T> source =
         key_[step.batch * t.kBatchStride + step.kvHead * t.kHeadStride];
     const LocalTensor<T> to = keys_.template Get<T>()[buffer * t.loadKeys * t.depthPad];
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
-    for (uint32_t done = 0; done < keys; done += kPanel) {
+    for (uint32_t done = 0; done < keys; done += t.panelKeys) {
       const uint64_t row = step.begin + begin + done;
-      MatrixToL1(to[done * t.depthPad], source[row * t.kRowStride], Smaller(kPanel, keys - done),
+      MatrixToL1(to[done * t.depthPad], source[row * t.kRowStride], Smaller(t.panelKeys, keys - done),
                  t.depth, t.kRowStride);
     }
     SetFlag<HardEvent::MTE2_MTE1>(flag);
-    ++keyLoads_.issued;
   }
 
   __aicore__ inline void LoadValues(const Step& step) {
     const FlashAttentionTiling& t = *tiling_;
     const uint32_t buffer = valueLoads_.issued % 2;
     const int32_t flag = static_cast<int32_t>(4 + buffer);
-    const uint32_t begin = PartBegin(valueLoads_.issued - valueLoads_.base);
-    const uint32_t keys = PartKeys(step, valueLoads_.issued - valueLoads_.base);
+    const uint32_t begin = PartBegin(valueLoads_.part);
+    const uint32_t keys = PartKeys(step, valueLoads_.part);
     const GlobalTensor<T> source =
         value_[step.batch * t.vBatchStride + step.kvHead * t.vHeadStride];
     const LocalTensor<T> to = values_.template Get<T>()[buffer * t.loadKeys * t.valuePad];
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
-    for (uint32_t done = 0; done < keys; done += kPanel) {
+    for (uint32_t done = 0; done < keys; done += t.panelKeys) {
       const uint64_t row = step.begin + begin + done;
-      MatrixToL1(to[done * t.valuePad], source[row * t.vRowStride], Smaller(kPanel, keys - done),
+      MatrixToL1(to[done * t.valuePad], source[row * t.vRowStride], Smaller(t.panelKeys, keys - done),
                  t.valueDepth, t.vRowStride);
     }
     SetFlag<HardEvent::MTE2_MTE1>(flag);
-    ++valueLoads_.issued;
   }
 
   __aicore__ inline void LoadProbs(const Step& step) {
     const FlashAttentionTiling& t = *tiling_;
     const uint32_t buffer = probLoads_.issued % 2;
     const int32_t flag = static_cast<int32_t>(6 + buffer);
-    const uint32_t begin = PartBegin(probLoads_.issued - probLoads_.base);
-    const uint32_t keys = PartKeys(step, probLoads_.issued - probLoads_.base);
+    const uint32_t begin = PartBegin(probLoads_.part);
+    const uint32_t keys = PartKeys(step, probLoads_.part);
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
     AscendC::DataCopy(probs_.template Get<T>()[buffer * t.loadKeys * t.blockRows],
                       slots_.probs[step.slot][begin * step.rowsPad],
                       RoundUp(keys, kFractal) * step.rowsPad);
     SetFlag<HardEvent::MTE2_MTE1>(flag);
-    ++probLoads_.issued;
   }
 
-  __aicore__ inline void ComputeScores(const Step& step) {
+  // Where the multiplications of a step stand: part of the loads, and keys done of it.
+  struct Cursor {
+    uint32_t part = 0, done = 0;
+  };
+
+  __aicore__ inline void BeginScores(const Step& step) {
+    scores_ = Cursor();
+    if (step.first) WaitFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(step.turn % 2));
+  }
+
+  // The next panel of scores; false when the step has no more.
+  __aicore__ inline bool NextScores(const Step& step) {
     const FlashAttentionTiling& t = *tiling_;
-    const int32_t queryFlag = static_cast<int32_t>(step.turn % 2);
-    if (step.first) WaitFlag<HardEvent::MTE2_MTE1>(queryFlag);
-    for (uint32_t part = 0; part < keyLoads_.parts; ++part) {
-      const uint32_t buffer = keyLoads_.used % 2;
-      const int32_t flag = static_cast<int32_t>(2 + buffer);
-      const uint32_t keys = PartKeys(step, part);
-      const LocalTensor<T> from = keys_.template Get<T>()[buffer * t.loadKeys * t.depthPad];
-      WaitFlag<HardEvent::MTE2_MTE1>(flag);
-      for (uint32_t done = 0; done < keys; done += kPanel) {
-        ScorePanel(step, from[done * t.depthPad], PartBegin(part) + done,
-                   RoundUp(Smaller(kPanel, keys - done), kFractal));
-      }
-      SetFlag<HardEvent::MTE1_MTE2>(flag);
-      ++keyLoads_.used;
-      if (keyLoads_.issued - keyLoads_.base < keyLoads_.parts) LoadKeys(step);
-    }
-    if (step.last) SetFlag<HardEvent::MTE1_MTE2>(queryFlag);
+    if (scores_.part == Parts(step)) return false;
+    const uint32_t buffer = keyLoads_.used % 2;
+    const int32_t flag = static_cast<int32_t>(2 + buffer);
+    const uint32_t keys = PartKeys(step, scores_.part);
+    const LocalTensor<T> from = keys_.template Get<T>()[buffer * t.loadKeys * t.depthPad];
+    if (scores_.done == 0) WaitFlag<HardEvent::MTE2_MTE1>(flag);
+    ScorePanel(step, from[scores_.done * t.depthPad], PartBegin(scores_.part) + scores_.done,
+               RoundUp(Smaller(t.panelKeys, keys - scores_.done), kFractal));
+    scores_.done += t.panelKeys;
+    if (scores_.done < keys) return true;
+    SetFlag<HardEvent::MTE1_MTE2>(flag);
+    ++keyLoads_.used;
+    FillKeys();
+    scores_.done = 0;
+    ++scores_.part;
+    return true;
+  }
+
+  __aicore__ inline void EndScores(const Step& step) {
+    if (step.last) SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(step.turn % 2));
+    AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kScoresReady);
   }
 
   // Scores of `keys` keys, which start at key `at` of the step.
@@ -211,7 +249,7 @@ class CubeCore {
                                     uint32_t keys) {
     const FlashAttentionTiling& t = *tiling_;
     const int32_t flag = static_cast<int32_t>(resultTurn_);
-    const LocalTensor<float> to = Result(resultTurn_);
+    const LocalTensor<float> to = results_.Get<float>()[resultTurn_ * t.blockRows * kDepthPart];
     WaitFlag<HardEvent::FIX_M>(flag);
     for (uint32_t first = 0; first < t.depthPad; first += kDepthPart) {
       const uint32_t depth = Smaller(kDepthPart, t.depthPad - first);
@@ -221,60 +259,73 @@ class CubeCore {
       cube_.Multiply(to, step.rowsPad, keys, depth, first == 0);
     }
     Store(slots_.scores[step.slot][at * step.rowsPad], to, step.rowsPad, keys, flag);
-    resultTurn_ ^= 1;
+    if (!t.alternate) resultTurn_ ^= 1;
   }
 
-  // The output part: value columns, then the row sums, in pieces of 128 columns. One piece uses a
-  // half of L0C in turn; several use all of it.
-  __aicore__ inline void ComputeParts(const Step& step) {
-    const FlashAttentionTiling& t = *tiling_;
-    const uint32_t pieces = CeilDiv(partColumns_, kDepthPart);
-    const uint32_t first = pieces > 1 ? 0 : resultTurn_;
-    for (uint32_t piece = 0; piece < pieces; ++piece) {
-      WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(first + piece));
+  // The output part: value columns, then the row sums, in pieces of 128 columns. Alternating with
+  // scores they have their own place in L0C; otherwise one piece takes a half of L0C in turn, and
+  // several take all of it.
+  __aicore__ inline void BeginParts() {
+    valuesAt_ = Cursor();
+    pieces_ = CeilDiv(partColumns_, kDepthPart);
+    firstPiece_ = tiling_->alternate ? 1 : pieces_ > 1 ? 0 : resultTurn_;
+    for (uint32_t piece = 0; piece < pieces_; ++piece) {
+      WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(firstPiece_ + piece));
     }
-    for (uint32_t part = 0; part < valueLoads_.parts; ++part) {
-      const uint32_t buffer = valueLoads_.used % 2;
-      const int32_t valueFlag = static_cast<int32_t>(4 + buffer);
-      const int32_t probFlag = static_cast<int32_t>(6 + buffer);
-      const uint32_t keys = PartKeys(step, part);
-      const LocalTensor<T> values = values_.template Get<T>()[buffer * t.loadKeys * t.valuePad];
-      const LocalTensor<T> probs = probs_.template Get<T>()[buffer * t.loadKeys * t.blockRows];
+  }
+
+  // Adds the next panel of values; false when the step has no more. Loads go on up to step `next`.
+  __aicore__ inline bool NextParts(const Step& step, uint32_t next) {
+    const FlashAttentionTiling& t = *tiling_;
+    if (valuesAt_.part == Parts(step)) return false;
+    const uint32_t buffer = valueLoads_.used % 2;
+    const int32_t valueFlag = static_cast<int32_t>(4 + buffer);
+    const int32_t probFlag = static_cast<int32_t>(6 + buffer);
+    const uint32_t keys = PartKeys(step, valuesAt_.part);
+    const uint32_t done = valuesAt_.done;
+    const LocalTensor<T> values = values_.template Get<T>()[buffer * t.loadKeys * t.valuePad];
+    const LocalTensor<T> probs = probs_.template Get<T>()[buffer * t.loadKeys * t.blockRows];
+    if (done == 0) {
       WaitFlag<HardEvent::MTE2_MTE1>(valueFlag);
       WaitFlag<HardEvent::MTE2_MTE1>(probFlag);
-      for (uint32_t done = 0; done < keys; done += kPanel) {
-        PartPanel(step, probs[done * step.rowsPad], values[done * t.valuePad],
-                  RoundUp(Smaller(kPanel, keys - done), kFractal), first, pieces,
-                  part == 0 && done == 0);
-      }
-      SetFlag<HardEvent::MTE1_MTE2>(valueFlag);
-      SetFlag<HardEvent::MTE1_MTE2>(probFlag);
-      ++valueLoads_.used;
-      if (valueLoads_.issued - valueLoads_.base < valueLoads_.parts) {
-        LoadValues(step);
-        LoadProbs(step);
-      }
     }
-    for (uint32_t piece = 0; piece < pieces; ++piece) {
+    PartPanel(step, probs[done * step.rowsPad], values[done * t.valuePad],
+              RoundUp(Smaller(t.panelKeys, keys - done), kFractal),
+              valuesAt_.part == 0 && done == 0);
+    valuesAt_.done += t.panelKeys;
+    if (valuesAt_.done < keys) return true;
+    SetFlag<HardEvent::MTE1_MTE2>(valueFlag);
+    SetFlag<HardEvent::MTE1_MTE2>(probFlag);
+    ++valueLoads_.used;
+    ++probLoads_.used;
+    FillValues();
+    FillProbs(next);
+    valuesAt_.done = 0;
+    ++valuesAt_.part;
+    return true;
+  }
+
+  __aicore__ inline void EndParts(const Step& step) {
+    for (uint32_t piece = 0; piece < pieces_; ++piece) {
       const uint32_t column = piece * kDepthPart;
-      Store(slots_.parts[step.slot][column * step.rowsPad], Result(first + piece), step.rowsPad,
-            Smaller(kDepthPart, partColumns_ - column), static_cast<int32_t>(first + piece));
+      Store(slots_.parts[step.slot][column * step.rowsPad], PartResult(piece), step.rowsPad,
+            Smaller(kDepthPart, partColumns_ - column),
+            static_cast<int32_t>(firstPiece_ + piece));
     }
-    resultTurn_ ^= 1;
+    if (!tiling_->alternate) resultTurn_ = pieces_ > 1 ? 0 : resultTurn_ ^ 1;
+    AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kPartsReady);
   }
 
   __aicore__ inline void PartPanel(const Step& step, const LocalTensor<T>& probs,
-                                   const LocalTensor<T>& values, uint32_t keys, uint32_t first,
-                                   uint32_t pieces, bool fresh) {
-    const FlashAttentionTiling& t = *tiling_;
-    for (uint32_t piece = 0; piece < pieces; ++piece) {
+                                   const LocalTensor<T>& values, uint32_t keys, bool fresh) {
+    for (uint32_t piece = 0; piece < pieces_; ++piece) {
       const uint32_t column = piece * kDepthPart;
       const uint32_t columns = Smaller(kDepthPart, partColumns_ - column);
-      const bool ones = piece + 1 == pieces;
+      const bool ones = piece + 1 == pieces_;
       cube_.Open();
       cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, keys);
       cube_.LoadValues(values, keys, column, ones ? columns - kFractal : columns, ones);
-      cube_.Multiply(Result(first + piece), step.rowsPad, columns, keys, fresh);
+      cube_.Multiply(PartResult(piece), step.rowsPad, columns, keys, fresh);
     }
   }
 
@@ -293,8 +344,10 @@ class CubeCore {
     SetFlag<HardEvent::FIX_M>(flag);
   }
 
-  __aicore__ inline LocalTensor<float> Result(uint32_t piece) {
-    return results_.Get<float>()[piece * tiling_->blockRows * kDepthPart];
+  __aicore__ inline LocalTensor<float> PartResult(uint32_t piece) {
+    const FlashAttentionTiling& t = *tiling_;
+    const uint32_t before = t.alternate ? t.panelKeys : firstPiece_ * kDepthPart;
+    return results_.Get<float>()[(before + piece * kDepthPart) * t.blockRows];
   }
 
   const FlashAttentionTiling* tiling_;
@@ -304,8 +357,12 @@ class CubeCore {
   TBuf<TPosition::A1> queries_, probs_;
   TBuf<TPosition::B1> keys_, values_;
   TBuf<TPosition::CO1> results_;
+  StepWalker walker_;
+  Step ring_[kRing];  // steps i - kLag to i + 1
+  uint32_t end_ = 0;  // steps seen so far
   Loads keyLoads_, valueLoads_, probLoads_;
-  uint32_t partColumns_, resultTurn_ = 0;
+  Cursor scores_, valuesAt_;
+  uint32_t partColumns_, pieces_, firstPiece_, resultTurn_ = 0;
 };
 
 }  // namespace omfuse

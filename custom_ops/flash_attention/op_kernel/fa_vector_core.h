@@ -66,7 +66,7 @@ class VectorCore {
   // Starts loads until as many are on the way as there are buffers. Never so far ahead that
   // the cube core would first need probabilities that this core has not yet handed over.
   __aicore__ inline void Load() {
-    while (flying_ <= kAhead && end_ > 0 && at_ < now_ + kLag && at_ < end_ + kLag) {
+    while (flying_ <= kAhead && end_ > 0 && at_ + 1 < now_ + kLag && at_ < end_ + kLag) {
       if (inScores_ || at_ >= kLag) {
         LoadOne();
       } else {  // an iteration without scores and parts

@@ -53,7 +53,10 @@ struct FlashAttentionTiling {
   uint32_t splits;       // parts of the KV range, 1 = no split
   uint32_t splitColumns; // keys a part, multiple of stepColumns
   uint32_t skipBlocks;   // 0: visit every key (a row without keys averages them all)
-  uint32_t loadKeys;     // keys that one buffer of L1 holds, 128 or 256
+  uint32_t panelKeys;    // keys of one multiplication
+  uint32_t loadKeys;     // keys that one buffer of L1 holds, one panel or two
+  uint32_t alternate;    // 1: score and output panels alternate, each with its own L0C
+  uint32_t reserved;
 };
 
 static_assert(sizeof(FlashAttentionTiling) % 8 == 0, "the kernel reads whole words");

@@ -145,5 +145,8 @@ class Tiling(Structure):
         ("splits", U32),
         ("splitColumns", U32),
         ("skipBlocks", U32),
+        ("panelKeys", U32),
         ("loadKeys", U32),
+        ("alternate", U32),
+        ("reserved", U32),
     ]
