@@ -94,6 +94,10 @@ def _no_kernel(root: Path) -> None:
     (root / TBE / "omfuse_impl/dynamic/flash_attention.cpp").unlink()
 
 
+def _no_binary(root: Path) -> None:
+    shutil.rmtree(root / TBE / "kernel/ascend910b")
+
+
 def _swapped_inputs(root: Path) -> None:
     path = root / TBE / "config/ascend910b/aic-ascend910b-ops-info.json"
     text = json.loads(path.read_text("utf-8"))
@@ -115,6 +119,7 @@ def _swapped_inputs(root: Path) -> None:
         (_no_version, "version"),
         (_old_kernel, "kernel"),
         (_no_kernel, "kernel"),
+        (_no_binary, "binary"),
         (_swapped_inputs, "op-info"),
     ],
 )
@@ -129,7 +134,7 @@ def test_each_damage_is_found_with_a_fix(
 
 def test_a_chip_that_was_not_built_is_named(root: Path, cann: Path) -> None:
     found = bad(check_package("Ascend310P3", root, cann))
-    assert list(found) == ["op-info"]
+    assert list(found) == ["op-info", "binary"]
     assert "ascend310p" in found["op-info"]
     assert "ascend910b" in found["op-info"]
 

@@ -80,7 +80,10 @@ OpAICoreConfig ConfigOf(const std::vector<ge::DataType>& types, bool wide_bias) 
       .DynamicRankSupportFlag(true)
       .DynamicShapeSupportFlag(true)
       .NeedCheckSupportFlag(false)
-      .PrecisionReduceFlag(true);
+      .PrecisionReduceFlag(true)
+      // The binary of the package serves fixed shapes, too: one compile, and the tiling arrives by
+      // pointer, which is null in a kernel that ATC compiles for a shape.
+      .ExtendCfgInfo("jitCompile.flag", "static_false,dynamic_false");
   return config;
 }
 

@@ -5,8 +5,20 @@
 #include <sstream>
 
 #include "operands.h"
+#include "register/tilingdata_base.h"
 #include "tiling/platform/platform_ascendc.h"
 #include "tiling_plan.h"
+
+namespace optiling {
+
+// Tells CANN's kernel compiler how much tiling data the operator has; without it the host gets no
+// room for them. The kernel and PlanTiling know what the words mean.
+BEGIN_TILING_DATA_DEF(FlashAttentionWords)
+TILING_DATA_FIELD_DEF_ARR(uint32_t, sizeof(omfuse::FlashAttentionTiling) / sizeof(uint32_t), words);
+END_TILING_DATA_DEF;
+REGISTER_TILING_DATA_CLASS(FlashAttention, FlashAttentionWords)
+
+}  // namespace optiling
 
 namespace omfuse {
 namespace {
