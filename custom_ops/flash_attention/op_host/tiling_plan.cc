@@ -9,7 +9,7 @@ namespace omfuse {
 namespace {
 
 const uint32_t kPanel = 128;          // keys of one cube step, as in the kernel
-uint32_t Slots(bool split) { return split ? 4 : 3; }  // steps in flight, as in the kernel
+uint32_t Slots(bool split) { return split ? 5 : 3; }  // steps in flight, as in the kernel
 const uint64_t kUbReserve = 8 * 1024;  // kept for CANN's library calls
 const int64_t kMaxDepth = 256;
 

@@ -33,7 +33,7 @@ constexpr uint32_t kDepthPart = 128;    // columns of an operand in L0
 constexpr uint32_t kLane = 8;           // floats in a 32-byte block
 constexpr uint32_t kRepeat = 64;        // floats in one vector repeat
 constexpr uint32_t kMaxRepeats = 248;   // of 255, so that parts stay whole blocks
-constexpr uint32_t kSlots = OMFUSE_FA_SPLIT ? 4 : 3;  // steps in flight
+constexpr uint32_t kSlots = OMFUSE_FA_SPLIT ? 5 : 3;  // steps in flight
 constexpr uint32_t kLag = kSlots - 1;   // steps between the scores and the output part
 constexpr uint32_t kRing = 8;           // places for the steps at hand, a power of two
 

@@ -202,8 +202,10 @@ class CoupledCore {
       const uint32_t depth = Smaller(kDepthPart, t.depthPad - first);
       cube_.Open();
       cube_.LoadLeft(queries, step.rowsPad, step.rowsPad, first, depth);
-      cube_.LoadKeys(keys, step.countPad, first, depth);
+      cube_.LoadKeys(keys, step.countPad, 0, step.countPad, first, depth, 0);
+      cube_.Close();
       cube_.Multiply(Result(result), step.rowsPad, step.countPad, depth, first == 0);
+      cube_.Release();
     }
     SetFlag<HardEvent::MTE1_MTE2>(flag);
     SetFlag<HardEvent::M_V>(result);
@@ -249,7 +251,9 @@ class CoupledCore {
       cube_.Open();
       cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, step.countPad);
       cube_.LoadValues(values, step.countPad, first, ones ? columns - kFractal : columns, ones);
+      cube_.Close();
       cube_.Multiply(Result(2)[first * step.rowsPad], step.rowsPad, columns, step.countPad, true);
+      cube_.Release();
     }
     SetFlag<HardEvent::MTE1_MTE2>(flag);
     SetFlag<HardEvent::MTE1_MTE3>(turn);

@@ -54,17 +54,29 @@ class Cube {
     }
   }
 
-  // The right operand from keys: its rows are the columns `first`.. of [..][keys][16] in L1.
-  __aicore__ inline void LoadKeys(const LocalTensor<T>& from, uint32_t keys, uint32_t first,
-                                  uint32_t columns) {
-    const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T))];
+  // The right operand from keys: its columns are `keys` keys from `key` of [..][pitch][16] in L1, its
+  // rows the matrix columns `first`.. there. It goes to element `at` of the half.
+  __aicore__ inline void LoadKeys(const LocalTensor<T>& from, uint32_t pitch, uint32_t key,
+                                  uint32_t keys, uint32_t first, uint32_t columns, uint32_t at) {
+    const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T)) + at];
+    const uint32_t across = keys / kFractal;
+    const uint32_t down = columns / kFractal;
+    const uint32_t start = first / kFractal * (pitch / kFractal) + key / kFractal;
     AscendC::LoadData2DParams params;
-    params.startIndex = static_cast<uint16_t>(first / kFractal * (keys / kFractal));
-    params.repeatTimes = static_cast<uint8_t>(columns / kFractal * (keys / kFractal));
     params.srcStride = 1;
     params.dstGap = 0;
     params.ifTranspose = false;
-    AscendC::LoadData(to, from, params);
+    if (keys == pitch) {
+      params.startIndex = static_cast<uint16_t>(start);
+      params.repeatTimes = static_cast<uint8_t>(across * down);
+      AscendC::LoadData(to, from, params);
+      return;
+    }
+    params.repeatTimes = static_cast<uint8_t>(across);
+    for (uint32_t row = 0; row < down; ++row) {
+      params.startIndex = static_cast<uint16_t>(start + row * (pitch / kFractal));
+      AscendC::LoadData(to[row * across * kFractal * kFractal], from, params);
+    }
   }
 
   // The right operand from values: rows are keys, columns `first`.. of [..][keys][16] in L1, and
@@ -93,19 +105,27 @@ class Cube {
     AscendC::LoadData(to[across * kFractal * kFractal], ones_.template Get<T>(), params);
   }
 
-  // Multiplies what the open half holds and hands the half back.
-  __aicore__ inline void Multiply(const LocalTensor<float>& to, uint32_t rows, uint32_t columns,
-                                  uint32_t depth, bool fresh) {
+  // Ends loading the open half; it can be multiplied from then on.
+  __aicore__ inline void Close() {
     SetFlag<HardEvent::MTE1_M>(Event());
     WaitFlag<HardEvent::MTE1_M>(Event());
+  }
+
+  // Multiplies the left operand by the right one at element `at` of the closed half.
+  __aicore__ inline void Multiply(const LocalTensor<float>& to, uint32_t rows, uint32_t columns,
+                                  uint32_t depth, bool fresh, uint32_t at = 0) {
     AscendC::MmadParams params;
     params.m = static_cast<uint16_t>(rows);
     params.n = static_cast<uint16_t>(columns);
     params.k = static_cast<uint16_t>(depth);
     params.cmatrixSource = false;
     params.cmatrixInitVal = fresh;
-    const uint32_t at = half_ * (kHalfL0 / sizeof(T));
-    AscendC::Mmad(to, left_.template Get<T>()[at], right_.template Get<T>()[at], params);
+    const uint32_t begin = half_ * (kHalfL0 / sizeof(T));
+    AscendC::Mmad(to, left_.template Get<T>()[begin], right_.template Get<T>()[begin + at], params);
+  }
+
+  // Hands the half back and turns to the other one.
+  __aicore__ inline void Release() {
     SetFlag<HardEvent::M_MTE1>(Event());
     half_ ^= 1;
   }

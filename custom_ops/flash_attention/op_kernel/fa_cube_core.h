@@ -15,7 +15,7 @@
 
 namespace omfuse {
 
-constexpr int32_t kResultFlags = 4;
+constexpr int32_t kResultFlags = 5;
 
 // Flags of L1: queries 0 and 1, keys 2 and 3, values 4 and 5, probabilities 6 and 7.
 template <typename T>
@@ -244,22 +244,46 @@ class CubeCore {
     AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kScoresReady);
   }
 
-  // Scores of `keys` keys, which start at key `at` of the step.
+  // Scores of `keys` keys, which start at key `at` of the step. In two blocks, so that the first
+  // leaves L0C while the second multiplies.
   __aicore__ inline void ScorePanel(const Step& step, const LocalTensor<T>& panel, uint32_t at,
                                     uint32_t keys) {
     const FlashAttentionTiling& t = *tiling_;
-    const int32_t flag = static_cast<int32_t>(resultTurn_);
-    const LocalTensor<float> to = results_.Get<float>()[resultTurn_ * t.blockRows * kDepthPart];
-    WaitFlag<HardEvent::FIX_M>(flag);
+    const uint32_t most = t.alternate ? RoundUp(t.panelKeys / 2, kFractal) : t.panelKeys;
+    const uint32_t blocks = CeilDiv(keys, most);
+    for (uint32_t block = 0; block < blocks; ++block) {
+      WaitFlag<HardEvent::FIX_M>(ScoreFlag(block));
+    }
     for (uint32_t first = 0; first < t.depthPad; first += kDepthPart) {
       const uint32_t depth = Smaller(kDepthPart, t.depthPad - first);
       cube_.Open();
       cube_.LoadLeft(Queries(step), step.rowsPad, step.rowsPad, first, depth);
-      cube_.LoadKeys(panel, keys, first, depth);
-      cube_.Multiply(to, step.rowsPad, keys, depth, first == 0);
+      for (uint32_t block = 0; block < blocks; ++block) {
+        cube_.LoadKeys(panel, keys, block * most, Smaller(most, keys - block * most), first, depth,
+                       block * most * depth);
+      }
+      cube_.Close();
+      for (uint32_t block = 0; block < blocks; ++block) {
+        cube_.Multiply(ScoreResult(block, most), step.rowsPad, Smaller(most, keys - block * most),
+                       depth, first == 0, block * most * depth);
+        if (first + depth == t.depthPad) SetFlag<HardEvent::M_FIX>(ScoreFlag(block));
+      }
+      cube_.Release();
     }
-    Store(slots_.scores[step.slot][at * step.rowsPad], to, step.rowsPad, keys, flag);
+    for (uint32_t block = 0; block < blocks; ++block) {
+      Store(slots_.scores[step.slot][(at + block * most) * step.rowsPad], ScoreResult(block, most),
+            step.rowsPad, Smaller(most, keys - block * most), ScoreFlag(block));
+    }
     if (!t.alternate) resultTurn_ ^= 1;
+  }
+
+  // Alternating, the blocks of a panel lie side by side; otherwise panels take halves of L0C in turn.
+  __aicore__ inline int32_t ScoreFlag(uint32_t block) const {
+    return static_cast<int32_t>(tiling_->alternate ? block : resultTurn_);
+  }
+  __aicore__ inline LocalTensor<float> ScoreResult(uint32_t block, uint32_t width) {
+    const uint32_t column = tiling_->alternate ? block * width : resultTurn_ * kDepthPart;
+    return results_.Get<float>()[column * tiling_->blockRows];
   }
 
   // The output part: value columns, then the row sums, in pieces of 128 columns. Alternating with
@@ -268,7 +292,7 @@ class CubeCore {
   __aicore__ inline void BeginParts() {
     valuesAt_ = Cursor();
     pieces_ = CeilDiv(partColumns_, kDepthPart);
-    firstPiece_ = tiling_->alternate ? 1 : pieces_ > 1 ? 0 : resultTurn_;
+    firstPiece_ = tiling_->alternate ? 2 : pieces_ > 1 ? 0 : resultTurn_;
     for (uint32_t piece = 0; piece < pieces_; ++piece) {
       WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(firstPiece_ + piece));
     }
@@ -308,9 +332,11 @@ class CubeCore {
   __aicore__ inline void EndParts(const Step& step) {
     for (uint32_t piece = 0; piece < pieces_; ++piece) {
       const uint32_t column = piece * kDepthPart;
+      const int32_t flag = static_cast<int32_t>(firstPiece_ + piece);
+      SetFlag<HardEvent::M_FIX>(flag);
       Store(slots_.parts[step.slot][column * step.rowsPad], PartResult(piece), step.rowsPad,
             Smaller(kDepthPart, partColumns_ - column),
-            static_cast<int32_t>(firstPiece_ + piece));
+            flag);
     }
     if (!tiling_->alternate) resultTurn_ = pieces_ > 1 ? 0 : resultTurn_ ^ 1;
     AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kPartsReady);
@@ -325,14 +351,15 @@ class CubeCore {
       cube_.Open();
       cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, keys);
       cube_.LoadValues(values, keys, column, ones ? columns - kFractal : columns, ones);
+      cube_.Close();
       cube_.Multiply(PartResult(piece), step.rowsPad, columns, keys, fresh);
+      cube_.Release();
     }
   }
 
-  // L0C to a slot, columns of 16 as they are.
+  // L0C to a slot, columns of 16 as they are, once the cube has raised `flag`.
   __aicore__ inline void Store(const GlobalTensor<float>& to, const LocalTensor<float>& from,
                                uint32_t rows, uint32_t columns, int32_t flag) {
-    SetFlag<HardEvent::M_FIX>(flag);
     WaitFlag<HardEvent::M_FIX>(flag);
     AscendC::FixpipeParamsV220 params;
     params.nSize = static_cast<uint16_t>(columns);

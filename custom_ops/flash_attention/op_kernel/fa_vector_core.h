@@ -1,9 +1,9 @@
 // A vector core of split chips: softmax and output of half of the rows.
 //
-// Its work is one sequence of items: for each i the row groups of step i (scores to probabilities),
-// then the row chunks of step i - 3 (parts into the output). A second cursor walks the same sequence
-// two items ahead and starts the loads, so that the latency of global memory is hidden. The lag of
-// three steps gives the cube core time to finish a part before anyone asks for it.
+// Its work is one sequence of items: iteration i has the row groups of step i (scores to
+// probabilities) and, between them, the row chunks of step i - 3 (parts into the output). A second
+// cursor walks the same sequence two items ahead and starts the loads, so that the latency of global
+// memory is hidden.
 #ifndef OMFUSE_FA_VECTOR_CORE_H_
 #define OMFUSE_FA_VECTOR_CORE_H_
 
@@ -16,6 +16,23 @@
 namespace omfuse {
 
 constexpr uint32_t kAhead = 2;  // items
+
+// The order of items in an iteration: groups and chunks in turn, then what is left of either.
+struct Items {
+  uint32_t group, chunk;   // rows done of each
+  uint32_t groups, chunks;  // rows there are
+  bool chunkNext;
+  __aicore__ inline void Open(uint32_t groupRows, uint32_t chunkRows) {
+    group = chunk = 0;
+    groups = groupRows;
+    chunks = chunkRows;
+    chunkNext = false;
+  }
+  __aicore__ inline bool Done() const { return group >= groups && chunk >= chunks; }
+  __aicore__ inline bool IsChunk() const {
+    return chunk < chunks && (chunkNext || group >= groups);
+  }
+};
 
 template <typename T>
 class VectorCore {
@@ -35,13 +52,7 @@ class VectorCore {
     output_.Init(pipe, tiling, in, coreRows);
     walker_.Init(tiling, in.kvLengths, core);
     OpenIteration();
-    for (now_ = 0; now_ < end_ + kLag; ++now_) {
-      if (now_ < end_) {
-        ComputeProbs(ring_[now_ % kRing]);
-        AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kProbsReady);
-      }
-      if (now_ >= kLag) AddPart(ring_[(now_ - kLag) % kRing]);
-    }
+    for (now_ = 0; now_ < end_ + kLag; ++now_) Iterate();
     if (tiling->splits > 1) {
       AscendC::SyncAll<true>();
       combiner_.Combine(&softmax_, &output_, loaded_, core * 2 + side);
@@ -52,24 +63,46 @@ class VectorCore {
   __aicore__ inline uint32_t Rows(const Step& step) const { return step.rowsPad / 2; }
   __aicore__ inline uint32_t Offset(const Step& step) const { return side_ * Rows(step); }
 
+  __aicore__ inline uint32_t GroupRows(uint32_t i) const {
+    return i < end_ ? Rows(ring_[i % kRing]) : 0;
+  }
+  __aicore__ inline uint32_t ChunkRows(uint32_t i) const {
+    return i >= kLag && i - kLag < end_ ? Rows(ring_[(i - kLag) % kRing]) : 0;
+  }
+
+  __aicore__ inline void Iterate() {
+    Items items;
+    const Step& step = ring_[now_ % kRing];
+    const Step& back = ring_[(now_ - kLag) % kRing];
+    items.Open(GroupRows(now_), ChunkRows(now_));
+    while (!items.Done()) {
+      Load();
+      if (items.IsChunk()) {
+        AddPart(back, items.chunk);
+        items.chunk += tiling_->chunkRows;
+        items.chunkNext = false;
+        continue;
+      }
+      ComputeProbs(step, items.group);
+      items.group += tiling_->groupRows;
+      items.chunkNext = true;
+      if (items.group >= items.groups) AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kProbsReady);
+    }
+  }
+
   // Moves the loading cursor to the first item of iteration `at_`.
   __aicore__ inline void OpenIteration() {
-    row_ = 0;
-    inScores_ = more_ && walker_.Next(&ring_[at_ % kRing]);
-    if (inScores_) {
-      end_ = at_ + 1;
-    } else {
-      more_ = false;
-    }
+    if (more_) more_ = walker_.Next(&ring_[at_ % kRing]);
+    if (more_) end_ = at_ + 1;
+    ahead_.Open(GroupRows(at_), ChunkRows(at_));
   }
 
   // Starts loads until as many are on the way as there are buffers. Never so far ahead that
   // the cube core would first need probabilities that this core has not yet handed over.
   __aicore__ inline void Load() {
     while (flying_ <= kAhead && end_ > 0 && at_ + 1 < now_ + kLag && at_ < end_ + kLag) {
-      if (inScores_ || at_ >= kLag) {
-        LoadOne();
-      } else {  // an iteration without scores and parts
+      if (!ahead_.Done()) LoadOne();
+      if (ahead_.Done()) {
         ++at_;
         OpenIteration();
       }
@@ -77,66 +110,59 @@ class VectorCore {
   }
 
   __aicore__ inline void LoadOne() {
-    const Step& step = ring_[(inScores_ ? at_ : at_ - kLag) % kRing];
-    if (row_ == 0) AscendC::CrossCoreWaitFlag(inScores_ ? kScoresReady : kPartsReady);
+    const bool chunk = ahead_.IsChunk();
+    const uint32_t row = chunk ? ahead_.chunk : ahead_.group;
+    const Step& step = ring_[(chunk ? at_ - kLag : at_) % kRing];
+    if (row == 0) AscendC::CrossCoreWaitFlag(chunk ? kPartsReady : kScoresReady);
     const uint32_t rows =
-        Smaller(inScores_ ? tiling_->groupRows : tiling_->chunkRows, Rows(step) - row_);
-    const uint32_t columns = inScores_ ? step.countPad : tiling_->valuePad + kFractal;
+        Smaller(chunk ? tiling_->chunkRows : tiling_->groupRows, Rows(step) - row);
+    const uint32_t columns = chunk ? tiling_->valuePad + kFractal : step.countPad;
     const GlobalTensor<float>& slot =
-        inScores_ ? slots_.scores[step.slot] : slots_.parts[step.slot];
+        chunk ? slots_.parts[step.slot] : slots_.scores[step.slot];
     LocalTensor<float> to = loaded_.template AllocTensor<float>();
     const AscendC::DataCopyParams params(static_cast<uint16_t>(columns / kFractal),
                                          static_cast<uint16_t>(rows * 2),
                                          static_cast<uint16_t>((step.rowsPad - rows) * 2), 0);
-    AscendC::DataCopy(to, slot[(Offset(step) + row_) * kFractal], params);
+    AscendC::DataCopy(to, slot[(Offset(step) + row) * kFractal], params);
     loaded_.EnQue(to);
     ++flying_;
-    row_ += rows;
-    if (row_ < Rows(step)) return;
-    row_ = 0;
-    if (inScores_ && at_ >= kLag) {
-      inScores_ = false;
+    if (chunk) {
+      ahead_.chunk += rows;
     } else {
-      ++at_;
-      OpenIteration();
+      ahead_.group += rows;
     }
+    ahead_.chunkNext = !chunk;
   }
 
-  __aicore__ inline void ComputeProbs(const Step& step) {
+  __aicore__ inline void ComputeProbs(const Step& step, uint32_t row) {
     const uint32_t held = Rows(step);
     const uint32_t coreFirst = step.firstRow + Offset(step);
-    if (step.first) softmax_.Start(step, coreFirst, held);
-    for (uint32_t row = 0; row < held; row += tiling_->groupRows) {
-      const uint32_t rows = Smaller(tiling_->groupRows, held - row);
-      Load();
-      LocalTensor<float> scores = loaded_.template DeQue<float>();
-      softmax_.Process(scores, step, coreFirst, row, rows);
-      LocalTensor<T> probs = probs_.template AllocTensor<T>();
-      AscendC::Cast(probs, scores, kNarrow, step.countPad * rows);
-      loaded_.FreeTensor(scores);
-      --flying_;
-      probs_.EnQue(probs);
-      probs = probs_.template DeQue<T>();
-      const AscendC::DataCopyParams params(static_cast<uint16_t>(step.countPad / kFractal),
-                                           static_cast<uint16_t>(rows), 0,
-                                           static_cast<uint16_t>(step.rowsPad - rows));
-      AscendC::DataCopy(slots_.probs[step.slot][(Offset(step) + row) * kFractal], probs, params);
-      probs_.FreeTensor(probs);
-    }
+    if (step.first && row == 0) softmax_.Start(step, coreFirst, held);
+    const uint32_t rows = Smaller(tiling_->groupRows, held - row);
+    LocalTensor<float> scores = loaded_.template DeQue<float>();
+    softmax_.Process(scores, step, coreFirst, row, rows);
+    LocalTensor<T> probs = probs_.template AllocTensor<T>();
+    AscendC::Cast(probs, scores, kNarrow, step.countPad * rows);
+    loaded_.FreeTensor(scores);
+    --flying_;
+    probs_.EnQue(probs);
+    probs = probs_.template DeQue<T>();
+    const AscendC::DataCopyParams params(static_cast<uint16_t>(step.countPad / kFractal),
+                                         static_cast<uint16_t>(rows), 0,
+                                         static_cast<uint16_t>(step.rowsPad - rows));
+    AscendC::DataCopy(slots_.probs[step.slot][(Offset(step) + row) * kFractal], probs, params);
+    probs_.FreeTensor(probs);
   }
 
-  __aicore__ inline void AddPart(const Step& step) {
+  __aicore__ inline void AddPart(const Step& step, uint32_t row) {
     const uint32_t held = Rows(step);
-    if (step.first) output_.Start(step);
-    for (uint32_t row = 0; row < held; row += tiling_->chunkRows) {
-      const uint32_t rows = Smaller(tiling_->chunkRows, held - row);
-      Load();
-      LocalTensor<float> part = loaded_.template DeQue<float>();
-      output_.Accumulate(part, softmax_.Alpha(step), row, rows);
-      loaded_.FreeTensor(part);
-      --flying_;
-    }
-    if (!step.last) return;
+    if (step.first && row == 0) output_.Start(step);
+    const uint32_t rows = Smaller(tiling_->chunkRows, held - row);
+    LocalTensor<float> part = loaded_.template DeQue<float>();
+    output_.Accumulate(part, softmax_.Alpha(step), row, rows);
+    loaded_.FreeTensor(part);
+    --flying_;
+    if (!step.last || row + rows < held) return;
     if (tiling_->splits > 1) {
       combiner_.Keep(step, side_, softmax_.Max(step), output_.Sums());
       return;
@@ -158,9 +184,10 @@ class VectorCore {
   Step ring_[kRing];
   uint32_t end_ = 0;          // steps seen so far
   uint32_t now_ = 0;           // the iteration at work
-  uint32_t at_ = 0, row_ = 0;  // the loading cursor
+  uint32_t at_ = 0;            // the iteration of the loading cursor
+  Items ahead_;                // its place there
   uint32_t flying_ = 0;        // loads not yet used up
-  bool inScores_ = false, more_ = true;
+  bool more_ = true;
 };
 
 }  // namespace omfuse
