@@ -34,6 +34,8 @@ class CubeCore {
     pipe->InitBuffer(values_, two * tiling->loadKeys * tiling->valuePad);
     pipe->InitBuffer(probs_, two * tiling->loadKeys * tiling->blockRows);
     partColumns_ = tiling->valuePad + kFractal;
+    pieceColumns_ = kHalfL0 / static_cast<uint32_t>(sizeof(T)) / tiling->panelKeys / kFractal *
+                    kFractal;
     uint32_t columns = tiling->panelKeys + partColumns_;
     if (!tiling->alternate) columns = partColumns_ > 2 * kPanel ? partColumns_ : 2 * kPanel;
     pipe->InitBuffer(results_,
@@ -286,12 +288,12 @@ class CubeCore {
     return results_.Get<float>()[column * tiling_->blockRows];
   }
 
-  // The output part: value columns, then the row sums, in pieces of 128 columns. Alternating with
+  // The output part: value columns, then the row sums, in pieces that fit in L0B. Alternating with
   // scores they have their own place in L0C; otherwise one piece takes a half of L0C in turn, and
   // several take all of it.
   __aicore__ inline void BeginParts() {
     valuesAt_ = Cursor();
-    pieces_ = CeilDiv(partColumns_, kDepthPart);
+    pieces_ = CeilDiv(partColumns_, pieceColumns_);
     firstPiece_ = tiling_->alternate ? 2 : pieces_ > 1 ? 0 : resultTurn_;
     for (uint32_t piece = 0; piece < pieces_; ++piece) {
       WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(firstPiece_ + piece));
@@ -331,12 +333,11 @@ class CubeCore {
 
   __aicore__ inline void EndParts(const Step& step) {
     for (uint32_t piece = 0; piece < pieces_; ++piece) {
-      const uint32_t column = piece * kDepthPart;
+      const uint32_t column = piece * pieceColumns_;
       const int32_t flag = static_cast<int32_t>(firstPiece_ + piece);
       SetFlag<HardEvent::M_FIX>(flag);
       Store(slots_.parts[step.slot][column * step.rowsPad], PartResult(piece), step.rowsPad,
-            Smaller(kDepthPart, partColumns_ - column),
-            flag);
+            Smaller(pieceColumns_, partColumns_ - column), flag);
     }
     if (!tiling_->alternate) resultTurn_ = pieces_ > 1 ? 0 : resultTurn_ ^ 1;
     AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kPartsReady);
@@ -345,8 +346,8 @@ class CubeCore {
   __aicore__ inline void PartPanel(const Step& step, const LocalTensor<T>& probs,
                                    const LocalTensor<T>& values, uint32_t keys, bool fresh) {
     for (uint32_t piece = 0; piece < pieces_; ++piece) {
-      const uint32_t column = piece * kDepthPart;
-      const uint32_t columns = Smaller(kDepthPart, partColumns_ - column);
+      const uint32_t column = piece * pieceColumns_;
+      const uint32_t columns = Smaller(pieceColumns_, partColumns_ - column);
       const bool ones = piece + 1 == pieces_;
       cube_.Open();
       cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, keys);
@@ -374,7 +375,7 @@ class CubeCore {
   __aicore__ inline LocalTensor<float> PartResult(uint32_t piece) {
     const FlashAttentionTiling& t = *tiling_;
     const uint32_t before = t.alternate ? t.panelKeys : firstPiece_ * kDepthPart;
-    return results_.Get<float>()[(before + piece * kDepthPart) * t.blockRows];
+    return results_.Get<float>()[(before + piece * pieceColumns_) * t.blockRows];
   }
 
   const FlashAttentionTiling* tiling_;
@@ -389,7 +390,7 @@ class CubeCore {
   uint32_t end_ = 0;  // steps seen so far
   Loads keyLoads_, valueLoads_, probLoads_;
   Cursor scores_, valuesAt_;
-  uint32_t partColumns_, pieces_, firstPiece_, resultTurn_ = 0;
+  uint32_t partColumns_, pieceColumns_, pieces_, firstPiece_, resultTurn_ = 0;
 };
 
 }  // namespace omfuse
