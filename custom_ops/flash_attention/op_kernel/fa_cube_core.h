@@ -1,8 +1,8 @@
 // The cube core of split chips.
 //
 // Loads run ahead of their use by a step, because a read from global memory takes longer than the
-// multiplication of a panel: the keys of step i + 1 and the values of step i - 3 are on the way while
-// step i multiplies.
+// multiplication of a panel: each kind of operand is a stream of loads through two buffers, and a
+// buffer fills again as soon as it is free, with the next step's part if need be.
 #ifndef OMFUSE_FA_CUBE_CORE_H_
 #define OMFUSE_FA_CUBE_CORE_H_
 

@@ -1,7 +1,7 @@
 // A vector core of split chips: softmax and output of half of the rows.
 //
 // Its work is one sequence of items: iteration i has the row groups of step i (scores to
-// probabilities) and, between them, the row chunks of step i - 3 (parts into the output). A second
+// probabilities) and, between them, the row chunks of step i - kLag (parts into the output). A second
 // cursor walks the same sequence two items ahead and starts the loads, so that the latency of global
 // memory is hidden.
 #ifndef OMFUSE_FA_VECTOR_CORE_H_
