@@ -173,10 +173,13 @@ class Mask {
                                    uint32_t first, uint32_t rows) {
     const FlashAttentionTiling& t = *tiling_;
     LocalTensor<uint8_t> loaded = bits_.template AllocTensor<uint8_t>();
-    for (uint32_t row = 0; row < rows; ++row) {
+    // One row for all queries of a head is read once, and spread by a block stride of 0 below.
+    const bool shared = t.maskRowStride == 0 && (!t.packed || t.maskHeadStride == 0);
+    const uint32_t lines = shared ? 1 : rows;
+    for (uint32_t row = 0; row < lines; ++row) {
       const uint64_t at = RowOffset(step, first + row, t.maskBatchStride, t.maskHeadStride,
                                     t.maskRowStride) + step.begin;
-      ScatterRow(loaded[row * 32], mask_[at], step.count, 1, rows - 1);
+      ScatterRow(loaded[row * 32], mask_[at], step.count, 1, lines - 1);
     }
     bits_.EnQue(loaded);
     loaded = bits_.template DeQue<uint8_t>();
@@ -184,18 +187,18 @@ class Mask {
     const LocalTensor<half> halves = halves_.Get<half>();
     const LocalTensor<half> sorted = sorted_.Get<half>();
     const LocalTensor<float> wide = wide_.Get<float>();
-    AscendC::Cast(halves, loaded, RoundMode::CAST_NONE, pairs * rows * 32);
+    AscendC::Cast(halves, loaded, RoundMode::CAST_NONE, pairs * lines * 32);
     Barrier();
     bits_.FreeTensor(loaded);
     // [column / 32][row][2][16] to [column / 16][row][16], and 0 or 1 to -0.5 or 0.5.
     const half shift = static_cast<half>(-0.5f);
-    const uint8_t step2 = static_cast<uint8_t>(rows * 2);
-    const AscendC::UnaryRepeatParams params(1, 2, step2, step2);
+    const AscendC::UnaryRepeatParams params(1, shared ? 0 : 2, static_cast<uint8_t>(rows * 2),
+                                            static_cast<uint8_t>(lines * 2));
     const uint64_t lanes = 2 * kRepeat;
     for (uint32_t side = 0; side < 2; ++side) {
       for (uint32_t row = 0; row < rows; row += 8) {
         AscendC::Adds(sorted[(side * rows + row) * kFractal],
-                      halves[row * 32 + side * kFractal], shift, lanes,
+                      halves[(shared ? 0 : row * 32) + side * kFractal], shift, lanes,
                       static_cast<uint8_t>(pairs), params);
       }
     }
