@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from tests.sim_atc.conftest import FUSED, parse, save
@@ -20,6 +22,8 @@ import omfuse
 from omfuse.atc.inspect_om import describe_om
 from omfuse.cli.app import run
 from omfuse.errors import NotAvailableError
+from omfuse.host import native
+from omfuse.session import open_session
 from omfuse.sim.payload import is_simulated, load_payload
 
 SHAPE = ["--shape", "batch=1", "--shape", "seq=16"]
@@ -277,3 +281,70 @@ def test_every_fused_attention_is_in_the_file(
     assert {block["copies"] for block in blocks} == ({2} if dynamic else {1})
     names = {n.name for n in result.model.graph.node if n.op_type == "FlashAttention"}
     assert {origin for block in blocks for origin in block["origin"]} == names
+
+
+# The kernel has fp16 (and bf16) only
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("dtype", "soc", "more", "shown"),
+    [
+        ("float", "310P3", {"precision": "origin"}, "float16"),
+        ("float", "310P3", {"settings": {"precision_mode_v2": "origin"}}, "float16"),
+        ("float", "310P3", {}, "float32"),
+        ("float16", "310P3", {"precision": "origin"}, "float16"),
+        ("bfloat16", "910B3", {"precision": "origin"}, "bfloat16"),
+        ("bfloat16", "310P3", {"precision": "origin"}, "float16"),
+    ],
+)
+def test_casts_are_written_where_atc_inserts_none(
+    tmp_path: Path, dtype: str, soc: str, more: dict[str, Any], shown: str
+) -> None:
+    model = FUSED.replace("float[batch", f"{dtype}[batch")
+    result = omfuse.compile(
+        parse(model), tmp_path / "m.om", soc, device="sim", shape=["batch=1", "seq=16"], **more
+    )
+    found = describe_om(tmp_path / "m.om")
+    assert {kind for kind, _ in found["attention"][0]["inputs"]} == {shown}
+    casts = {"float": 4, "bfloat16": 4 if soc == "310P3" else 0}.get(dtype, 0) if more else 0
+    assert found["operators"].get("Cast", 0) == casts
+    assert any("cast to fp16" in note for note in result.notes) == bool(casts)
+    assert found["outputs"][0]["dtype"] == {"float": "float32"}.get(dtype, dtype)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_with_written_casts_computes_the_same(tmp_path: Path) -> None:
+    if native.compiler() is None:
+        pytest.skip("the simulated device needs a C++ compiler")
+    path, source = tmp_path / "m.om", save(tmp_path, FUSED)
+    omfuse.compile(source, path, "310P3", device="sim", shape=["batch=1", "seq=16"],
+                   precision="origin")  # fmt: skip
+    random = np.random.default_rng(0)
+    feeds = {n: random.standard_normal((1, 2, 16, 16)).astype(np.float32) for n in "qkv"}
+    with open_session(source) as host, open_session(path, device="sim") as sim:
+        np.testing.assert_allclose(sim.run(feeds)["y"], host.run(feeds)["y"], rtol=2e-2, atol=4e-3)
+
+
+BIASED = """
+<ir_version: 10, opset_import: ["" : 17, "omfuse" : 1]>
+g (float[1,2,16,16] q) => (float[1,2,16,16] y) <float[1,1,1,16] hide = {HIDE}> {
+  y = omfuse.FlashAttention:s1 <num_heads: int = 2, num_kv_heads: int = 2, scale: float = 0.25,
+      layout: string = "BNSD", out_layout: string = "BNSD"> (q, q, q, hide)
+}
+""".replace("HIDE", ", ".join(["0.0"] * 12 + ["-3.4e38"] * 4))
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("soc", "bias", "casts"), [("310P3", "float16", 3), ("910B3", "float32", 2)]
+)
+def test_a_bias_is_cast_where_the_kernel_needs_it(
+    tmp_path: Path, soc: str, bias: str, casts: int
+) -> None:
+    path = tmp_path / "m.om"
+    result = omfuse.compile(parse(BIASED), path, soc, device="sim", precision="origin")
+    found = describe_om(path)
+    assert found["attention"][0]["inputs"][3][0] == bias
+    assert found["operators"]["Cast"] == casts
+    assert any("mask constant hide" in note for note in result.notes) == (soc == "310P3")

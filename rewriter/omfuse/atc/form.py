@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 from onnx import helper, inliner, shape_inference
 
-from omfuse.atc import form_attention, form_masks, form_names
+from omfuse.atc import form_attention, form_casts, form_masks, form_names
 from omfuse.atc.config import SocConfig
 from omfuse.atc.constants import all_graphs
 from omfuse.atc.form_opset import lower_opset, model_opset
@@ -34,6 +34,7 @@ class FormOptions:
         mask_fill: value for mask constants that overflow fp16, None to leave them.
         keep_domains: foreign domains for which the user has parser plug-ins.
         shapes: fixed input shapes, empty when some dim stays open.
+        keep_dtypes: ATC will insert no casts, so those around our attention are written here.
     """
 
     attention: str = "custom"
@@ -41,6 +42,7 @@ class FormOptions:
     mask_fill: float | None = form_masks.DEFAULT_FILL
     keep_domains: tuple[str, ...] = ()
     shapes: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
+    keep_dtypes: bool = False
 
 
 @dataclass
@@ -88,6 +90,12 @@ def make_form(
     form_names.settle_names(work)
     if options.attention == "custom":
         form_attention.to_custom(work)
+        cast = form_casts.cast_attention(work, soc) if options.keep_dtypes else 0
+        if cast:
+            notes.append(
+                f"{cast} FlashAttention nodes get their operands cast to fp16: the kernel has no "
+                "other dtype here, and this precision mode inserts no casts"
+            )
     else:
         form_attention.to_builtin(work, options.attention, soc)
     _settle_domains(work, options, notes)

@@ -13,6 +13,7 @@ from omfuse.atc import rules as atc_rules
 from omfuse.atc.config import SocConfig, load_soc
 from omfuse.atc.environment import Toolchain
 from omfuse.atc.form import AtcForm, FormOptions, make_form
+from omfuse.atc.form_casts import wide_bias
 from omfuse.atc.form_save import save_form
 from omfuse.atc.job import Job
 from omfuse.atc.options import AtcOptions, apply_settings
@@ -122,15 +123,26 @@ def _check_output(job: Job) -> None:
 def form_of(ready: Prepared) -> AtcForm:
     """Make the ATC form that a job asks for."""
     job = ready.job
-    clamp = precision.clamps_masks(job.precision)
+    keeps = _keeps_dtypes(ready)
+    # Where the bias of attention is cast to fp16, masks must survive that as well.
+    clamp = precision.clamps_masks(job.precision) or (keeps and not wide_bias(ready.soc))
     options = FormOptions(
         attention=job.attention,
         opset=job.opset,
         mask_fill=job.mask_fill if clamp else None,
         keep_domains=job.keep_domains,
         shapes=ready.plan.concrete if ready.plan.kind == "static" else {},
+        keep_dtypes=keeps,
     )
     return make_form(ready.model, options, ready.soc, job.model.parent)
+
+
+def _keeps_dtypes(ready: Prepared) -> bool:
+    """Tell whether the precision mode in force leaves every dtype alone."""
+    given = ready.options.precision_mode or ready.options.precision_mode_v2
+    if given is None:
+        return ready.job.precision == "origin"
+    return given in ("must_keep_origin_dtype", "origin")
 
 
 def final_options(ready: Prepared, form: AtcForm, folder: Path) -> AtcOptions:
