@@ -164,6 +164,7 @@ def test_bad_requests() -> None:
         (("Ascend910B3", shape, 3), {}, "bad-shape"),
         (("Ascend310P3", shape), {"dtype": "bfloat16"}, "bad-dtype"),
         (("Ascend910B3", shape), {"dtype": "float64"}, "bad-dtype"),
+        (("Ascend910B3", shape), {"mask": "some"}, "bad-mask"),
     ):
         with pytest.raises(UsageError) as caught:
             estimate(*arguments, **options)  # type: ignore[arg-type]
@@ -197,6 +198,17 @@ def test_the_table_says_that_it_is_a_model(capsys: pytest.CaptureFixture[str]) -
     assert code == 0
     assert "not measured on an NPU" in out
     assert "this kernel (counted)" in out
+
+
+def test_a_mask_costs_and_a_full_one_is_read_whole() -> None:
+    compiler()
+    shape = (1, 8, 1024, 1024, 64)
+    counted = [estimate("Ascend910B3", shape, mask=mask) for mask in ("none", "keys", "full")]
+    times = [found.best_fused().seconds for found in counted]
+    assert times[0] < times[1]
+    read = [found.counters["tensor_read"] for found in counted]
+    assert read[2] - read[0] >= 1024 * 1024
+    assert read[1] < read[2]
 
 
 def test_without_a_compiler_the_plan_remains(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,9 @@ def estimate(
         int | None, typer.Option(min=1, help="Heads of key and value; N if absent.")
     ] = None,
     causal: Annotated[bool, typer.Option("--causal", help="Causal, aligned at the end.")] = False,
-    mask: Annotated[bool, typer.Option("--mask", help="With a mask of the full scores.")] = False,
+    mask: Annotated[
+        str, typer.Option(help="none; keys, a mask [B,1,1,Skv]; full, a mask [B,1,Sq,Skv].")
+    ] = "none",
     dtype: Annotated[str, typer.Option(help="float16 or bfloat16.")] = "float16",
     json: _Json = False,
 ) -> None:
@@ -228,7 +230,7 @@ def estimate(
 
     with console.progress("counting what the kernel does"):
         found = model.estimate(
-            soc, model.parse_shape(shape), kv_heads, causal=causal, masked=mask, dtype=dtype
+            soc, model.parse_shape(shape), kv_heads, causal=causal, mask=mask, dtype=dtype
         )
     if json:
         console.print_json({"schema": "omfuse.op-estimate/1", **found.as_dict()})

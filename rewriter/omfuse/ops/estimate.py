@@ -17,6 +17,7 @@ from omfuse.ops.chip import MACS_PER_CYCLE, Chip, load_chip
 from omfuse.ops.fused_model import LEVELS, fused_time
 
 DTYPES = ("float16", "bfloat16")
+MASKS = ("none", "keys", "full")
 MODEL = "a model: equations and counts, not measured on an NPU"
 _PIPES = {
     "M": "cube",
@@ -108,7 +109,7 @@ def estimate(
     kv_heads: int | None = None,
     *,
     causal: bool = False,
-    masked: bool = False,
+    mask: str = "none",
     dtype: str = "float16",
 ) -> Estimate:
     """Estimate one attention.
@@ -118,11 +119,13 @@ def estimate(
         shape: B, N, Sq, Skv, D.
         kv_heads: heads of key and value, N by default.
         causal: keys up to the query's position only, aligned at the end (bottom right).
-        masked: a boolean mask of the full scores.
+        mask: ``none``; ``keys``, a boolean mask ``[B, 1, 1, Skv]``; or ``full``, one
+            ``[B, 1, Sq, Skv]``.
         dtype: ``float16`` or ``bfloat16``; both cost the same.
 
     Raises:
-        UsageError: ``unknown-soc``, ``unsupported-soc``, ``bad-shape``, ``bad-dtype``.
+        UsageError: ``unknown-soc``, ``unsupported-soc``, ``bad-shape``, ``bad-dtype``,
+            ``bad-mask``.
     """
     chip = load_chip(soc)
     batch, heads, q_len, kv_len, depth = shape
@@ -134,7 +137,9 @@ def estimate(
     if dtype not in DTYPES or (dtype == "bfloat16" and not chip.split):
         hint = "float16" if not chip.split else " or ".join(DTYPES)
         raise UsageError("bad-dtype", f"no kernel for {dtype} on {chip.name}", hint=hint)
-    case = Case(batch, heads, q_len, kv_len, depth, shared, causal, masked)
+    if mask not in MASKS:
+        raise UsageError("bad-mask", f"no mask {mask!r}", hint=f"use one of {', '.join(MASKS)}")
+    case = Case(batch, heads, q_len, kv_len, depth, shared, causal, mask != "none")
     result = Estimate(chip.name, case, dtype)
     for chain in CHAINS:
         found = chain_time(case, chip, chain)
@@ -152,7 +157,7 @@ def estimate(
                 fused.l2,
             )
         )
-    _count(result, chip)
+    _count(result, chip, 1 if mask == "keys" else q_len)
     return result
 
 
@@ -167,8 +172,8 @@ def _error(case: Case, chip: Chip, level: str) -> float:
     return 0.20 if case.kv_len >= 4096 else 0.40
 
 
-def _count(result: Estimate, chip: Chip) -> None:
-    """Add the line of our kernel, or say why it is missing."""
+def _count(result: Estimate, chip: Chip, mask_rows: int) -> None:
+    """Add the line of our kernel, or say why it is missing; ``mask_rows``: rows of a mask."""
     from omfuse.ops import emulator
     from omfuse.ops.emulator_abi import Problem
 
@@ -190,7 +195,7 @@ def _count(result: Estimate, chip: Chip) -> None:
         causal=CAUSAL.index("bottom_right" if case.causal else "none"),
         scale=case.depth**-0.5,
     )
-    problem.mask_dims[:] = [case.batch, 1, case.q_len, case.kv_len]
+    problem.mask_dims[:] = [case.batch, 1, mask_rows, case.kv_len]
     problem.bias_dims[:] = [1, 1, 1, 1]
     arch = "910b" if chip.split else "310p"
     try:
