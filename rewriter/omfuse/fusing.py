@@ -121,7 +121,7 @@ def _fuse_anchor(
         return None, refused(anchor.node.name, view, declined)
     except Exception as error:  # one strange block must not keep the others from being fused
         text = f"{type(error).__name__}: {error}"
-        hint = "this is a defect of omfuse, please report it with the model"
+        hint = "if onnx.checker accepts the model, report this: it is a defect of omfuse"
         return None, refused(anchor.node.name, view, Declined("internal", text, hint))
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from omfuse.graph import content_rules, dtype_rules, shape_rules
 from omfuse.graph.dims import Size, symbol
+from omfuse.graph.valid import Schemas, check_nodes
 from omfuse.graph.view import GraphView, Node
 
 Array = NDArray[Any]
@@ -177,11 +178,15 @@ def model_facts(model: onnx.ModelProto, views: list[GraphView]) -> dict[int, Fac
     """Return the facts of each view, keyed by ``id(view)``.
 
     Inputs of a local function take the shapes and dtypes of its calls, where all calls agree.
+
+    Raises:
+        ModelError: ``bad-node`` for a node that no runtime can run.
     """
     opset = _standard_opset(model.opset_import, 17)
     declared = _declared_types(model)
     facts: dict[int, Facts] = {}
     waiting: set[int] = set()
+    schemas: dict[int, Schemas] = {}
 
     def of(view: GraphView) -> Facts:
         if id(view) in facts:
@@ -195,6 +200,7 @@ def model_facts(model: onnx.ModelProto, views: list[GraphView]) -> dict[int, Fac
         elif view.proto is not model.graph:
             assert isinstance(view.proto, onnx.GraphProto)
             known = _value_infos(view.proto)
+        check_nodes(view, local, schemas.setdefault(local, {}))
         facts[id(view)] = Facts(view, local, known, outer)
         waiting.discard(id(view))
         return facts[id(view)]
@@ -245,7 +251,7 @@ def _value_infos(graph: onnx.GraphProto) -> dict[str, tuple[int, Shape | None]]:
         if tensor.HasField("shape"):
             shape = tuple(
                 d.dim_value
-                if d.HasField("dim_value")
+                if d.HasField("dim_value") and d.dim_value >= 0
                 else symbol(d.dim_param or f"?{value.name}.{axis}")
                 for axis, d in enumerate(tensor.shape.dim)
             )

@@ -49,6 +49,8 @@ def softmax_axes(node: Node, facts: Facts) -> tuple[int, ...]:
     rank = facts.rank(node.inputs[0])
     if rank is None:
         raise Declined("unknown-shape", "the rank of the softmax input is unknown")
+    if rank == 0:
+        raise Declined("softmax-axis", "the softmax runs over a single number", attention=False)
     if facts.opset < 13:
         axis = int(node.attrs.get("axis", 1)) % rank
         return tuple(range(axis, rank))
@@ -65,7 +67,7 @@ def _reduced_axes(node: Node, facts: Facts) -> tuple[int, ...] | None:
     if axes is None and len(node.inputs) > 1 and node.inputs[1]:
         content = facts.content(node.inputs[1])
         axes = None if content is None else content.reshape(-1).tolist()
-    if axes is None or rank is None or not node.attrs.get("keepdims", 1):
+    if axes is None or not rank or not node.attrs.get("keepdims", 1):
         return None
     return tuple(sorted(int(axis) % rank for axis in axes))
 

@@ -162,11 +162,28 @@ class ScoresStep(Step):
         axes = self.letters_of(other)
         key = set(self.state.letters.resolve(self.state.key))
         own = {a for axis in self.state.letters.resolve_all(axes) for a in axis}
-        if not key & own:
+        if not key & own and self._vanishes(other):
             return self.up(index)  # constant along the keys: softmax does not see it
         factor = sign * self.state.multiplier
         term = Term(self.node.inputs[other], axes, factor=factor, factors=self.state.factors)
         return self.up(index, terms=(*self.state.terms, term))
+
+    def _vanishes(self, index: int) -> bool:
+        """Tell whether input ``index``, equal for all keys, leaves the scores their precision.
+
+        A huge one absorbs them (a row of -1e9 for a padded query makes its weights even).
+        """
+        number = self.scalar(index)
+        if number is not None:
+            if abs(number) >= -LARGE_NEGATIVE:
+                raise Declined(
+                    "absorbed-scores", f"{number:g} is added to every score and leaves none of it"
+                )
+            return True
+        maker = self.facts.view.producer(self.node.inputs[index])
+        while maker is not None and maker.op in ("Identity", "Cast", "Neg"):
+            maker = self.facts.view.producer(maker.inputs[0])
+        return maker is not None and maker.op in ("ReduceMax", "ReduceMean")
 
     def with_sink(self, index: int, sink: int) -> Scores:
         """Continue at ``index``; input ``sink`` is one extra logit behind the keys of each row."""
