@@ -41,10 +41,13 @@ inline uint16_t HalfOfFloat(float value) {
   if (magnitude < 0x38800000u) {                        // below 2^-14: count units of 2^-24
     return sign | static_cast<uint16_t>(std::nearbyint(FloatOfBits(magnitude) * 16777216.0f));
   }
-  return sign | static_cast<uint16_t>((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13);
+  return sign |
+         static_cast<uint16_t>((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13);
 }
 
-inline float FloatOfBrain(uint16_t brain) { return FloatOfBits(static_cast<uint32_t>(brain) << 16); }
+inline float FloatOfBrain(uint16_t brain) {
+  return FloatOfBits(static_cast<uint32_t>(brain) << 16);
+}
 
 inline uint16_t BrainOfFloat(float value) {
   const uint32_t bits = BitsOfFloat(value);

@@ -131,8 +131,8 @@ Vec Tanh(Vec x) {
 struct Rows {  // what differs from lane to lane
   int64_t head[kLanes], query[kLanes];
   alignas(64) float low[kLanes], high[kLanes];
-  int64_t first_key, end_key;      // keys that some lane keeps
-  int64_t full_first, full_end;    // keys that every lane keeps, as far as intervals go
+  int64_t first_key, end_key;    // keys that some lane keeps
+  int64_t full_first, full_end;  // keys that every lane keeps, as far as intervals go
 };
 
 Rows FindRows(const Problem& p, int64_t b, int64_t kv_head, int64_t first, int count, int lanes) {
@@ -140,8 +140,7 @@ Rows FindRows(const Problem& p, int64_t b, int64_t kv_head, int64_t first, int c
   const int64_t group = p.heads / p.kv_heads;
   const int64_t valid =
       p.kv_lengths ? std::min<int64_t>(std::max(p.kv_lengths[b], 0), p.kv_len) : p.kv_len;
-  const int64_t offset =
-      p.bottom_right ? (p.kv_lengths ? p.kv_lengths[b] : p.kv_len) - p.q_len : 0;
+  const int64_t offset = p.bottom_right ? (p.kv_lengths ? p.kv_lengths[b] : p.kv_len) - p.q_len : 0;
   rows.first_key = p.kv_len, rows.end_key = 0;
   rows.full_first = 0, rows.full_end = p.kv_len;
   for (int i = 0; i < lanes; ++i) {
@@ -199,8 +198,7 @@ bool Terms(const Problem& p, const Rows& rows, int64_t b, int64_t key, int keys,
       continue;
     }
     if (p.bias.data) {
-      const int64_t at =
-          Offset(p.bias, b, rows.head[i], rows.query[i]) + key * p.bias.stride[3];
+      const int64_t at = Offset(p.bias, b, rows.head[i], rows.query[i]) + key * p.bias.stride[3];
       for (int j = 0; j < keys; ++j) {
         terms[j * lanes + i] = Load(p.bias.data, at + j * p.bias.stride[3], p.type);
       }
@@ -220,7 +218,8 @@ bool Terms(const Problem& p, const Rows& rows, int64_t b, int64_t key, int keys,
 }
 
 bool KeepsAnything(const Problem& p, const Rows& rows, int64_t b, int i) {
-  for (int64_t k = static_cast<int64_t>(rows.low[i]); k <= static_cast<int64_t>(rows.high[i]); ++k) {
+  for (int64_t k = static_cast<int64_t>(rows.low[i]); k <= static_cast<int64_t>(rows.high[i]);
+       ++k) {
     if (!p.mask.data) return true;
     const int64_t at = Offset(p.mask, b, rows.head[i], rows.query[i]) + k * p.mask.stride[3];
     if (static_cast<const uint8_t*>(p.mask.data)[at]) return true;
@@ -266,8 +265,8 @@ void RunBlock(const Problem& p, int64_t b, int64_t kv_head, int64_t first, int c
     const bool tensors = p.bias.data || p.mask.data;
     if (tensors && !Terms(p, rows, b, key, keys, lanes, terms)) continue;
     int64_t stride;
-    const float* k = FloatRows(p.key, p.type, k_base + key * p.key.stride[2], keys, p.depth,
-                               k_buffer, &stride);
+    const float* k =
+        FloatRows(p.key, p.type, k_base + key * p.key.stride[2], keys, p.depth, k_buffer, &stride);
     ForRows(keys, [&](int64_t j, auto r) {
       ScoreTile<N, decltype(r)::value>(q, k + j * stride, stride, p.depth, scores + j * lanes);
     });
@@ -303,8 +302,7 @@ void RunBlock(const Problem& p, int64_t b, int64_t kv_head, int64_t first, int c
     for (int n = 0; n < N; ++n) {
       // -inf - -inf is NaN: a row that has kept nothing so far shifts by 0 instead.
       shift[n] = Vec::IfLess(lowest, high[n], high[n], zero);
-      const Vec scale =
-          Vec::Exp2NonPositive((Vec::Load(top + n * Vec::kWidth) - shift[n]) * log2e);
+      const Vec scale = Vec::Exp2NonPositive((Vec::Load(top + n * Vec::kWidth) - shift[n]) * log2e);
       scale.Store(alpha + n * Vec::kWidth);
       sum[n] = Vec::Load(total + n * Vec::kWidth) * scale;
       high[n].Store(top + n * Vec::kWidth);

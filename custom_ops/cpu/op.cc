@@ -121,8 +121,7 @@ void Work(void* user, size_t) {
   if (memory.size() < size) memory.resize(size);
   void* at = memory.data();
   size_t space = memory.size() * sizeof(float);
-  auto* scratch =
-      static_cast<float*>(std::align(64, (size - 16) * sizeof(float), at, space));
+  auto* scratch = static_cast<float*>(std::align(64, (size - 16) * sizeof(float), at, space));
   for (int64_t task; (task = share->next.fetch_add(1)) < share->total;) {
     share->kernel->run(*share->problem, task, scratch);
   }
@@ -193,8 +192,8 @@ Status* Compute(void* self, void* context) {
   share.problem = &p;
   share.kernel = &BestKernel();
   share.total = share.kernel->tasks(p);
-  const size_t threads = std::min<size_t>(
-      static_cast<size_t>(share.total), std::max(1u, std::thread::hardware_concurrency()));
+  const size_t threads = std::min<size_t>(static_cast<size_t>(share.total),
+                                          std::max(1u, std::thread::hardware_concurrency()));
   // Work that is done before a second thread wakes up is done alone.
   if (threads == 1 || p.batch * p.heads * p.q_len * p.kv_len * (p.depth + p.v_depth) < 1 << 18) {
     Work(&share, 0);
@@ -227,9 +226,8 @@ TypedOp Make(Type type) {
   op.output_characteristic = [](const CustomOp*, size_t index) { return index ? 1 : 0; };
   op.input_memory = [](const CustomOp*, size_t) { return 0; };
   op.variadic_input_min = op.variadic_output_min = [](const CustomOp*) { return 1; };
-  op.variadic_input_homogeneous = op.variadic_output_homogeneous = [](const CustomOp*) {
-    return 1;
-  };
+  op.variadic_input_homogeneous =
+      op.variadic_output_homogeneous = [](const CustomOp*) { return 1; };
   op.create_kernel_v2 = CreateNode;
   op.compute_v2 = Compute;
   op.start_version = [](const CustomOp*) { return 1; };

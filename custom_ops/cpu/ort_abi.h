@@ -54,9 +54,7 @@ class Api {
     if (status) Call<void>(kReleaseStatus, status);
     return !status;
   }
-  Status* Error(const char* message) const {
-    return Call<Status*>(kCreateStatus, int{1}, message);
-  }
+  Status* Error(const char* message) const { return Call<Status*>(kCreateStatus, int{1}, message); }
 
  private:
   const void* const* table_;

@@ -51,8 +51,8 @@ struct Vec {
   static Vec Min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
   // x where low <= k <= high, -inf elsewhere.
   static Vec KeepBetween(Vec x, Vec k, Vec low, Vec high) {
-    const __mmask16 keep = _mm512_cmp_ps_mask(k.v, low.v, _CMP_GE_OQ) &
-                           _mm512_cmp_ps_mask(k.v, high.v, _CMP_LE_OQ);
+    const __mmask16 keep =
+        _mm512_cmp_ps_mask(k.v, low.v, _CMP_GE_OQ) & _mm512_cmp_ps_mask(k.v, high.v, _CMP_LE_OQ);
     return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(-INFINITY), x.v)};
   }
   // yes where a < b, no elsewhere.
@@ -102,8 +102,8 @@ struct Vec {
     const __m256 seen = _mm256_cmp_ps(x.v, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ);
     const __m256 n = _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const Vec p = Exp2Polynomial<Vec>({_mm256_sub_ps(x.v, n)});
-    const __m256i power = _mm256_slli_epi32(
-        _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    const __m256i power =
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return {_mm256_and_ps(seen, _mm256_mul_ps(p.v, _mm256_castsi256_ps(power)))};
   }
   static Vec LoadHalf(const uint16_t* p) {
@@ -196,9 +196,8 @@ struct Vec {
     return Each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
   static Vec KeepBetween(Vec x, Vec k, Vec low, Vec high) {
-    return Each([&](int i) {
-      return k.v[i] >= low.v[i] && k.v[i] <= high.v[i] ? x.v[i] : -INFINITY;
-    });
+    return Each(
+        [&](int i) { return k.v[i] >= low.v[i] && k.v[i] <= high.v[i] ? x.v[i] : -INFINITY; });
   }
   static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
     return Each([&](int i) { return a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; });

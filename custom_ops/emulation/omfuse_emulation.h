@@ -58,9 +58,9 @@ struct OmfuseCounters {
   // Over all cores: busy cycles, and instructions, of each OmfusePipe.
   uint64_t busy[OMFUSE_PIPES];
   uint64_t instructions[OMFUSE_PIPES];
-  uint64_t cube_macs;       // multiply-adds issued, padding included
-  uint64_t cycles;          // end of the slowest core on the event-driven clock
-  uint64_t critical[OMFUSE_PIPES];  // busy cycles of the pipes of the slowest core
+  uint64_t cube_macs;                 // multiply-adds issued, padding included
+  uint64_t cycles;                    // end of the slowest core on the event-driven clock
+  uint64_t critical[OMFUSE_PIPES];    // busy cycles of the pipes of the slowest core
   uint32_t cube_cores, vector_cores;  // that ran
 };
 

@@ -285,8 +285,8 @@ const Probe kProbes[] = {
 // Runs a probe on two blocks: 4096 bytes of each input, 4096 of output.
 extern "C" int probe(const char* name, int schedule, const void* first, const void* other,
                      void* result, char* message) {
-  const omfuse::Platform chip = {192 << 10, 512 << 10, 64 << 10, 64 << 10, 128 << 10, 1 << 20, 2,
-                                 4, OMFUSE_EMULATION_SPLIT};
+  const omfuse::Platform chip = {
+      192 << 10, 512 << 10, 64 << 10, 64 << 10, 128 << 10, 1 << 20, 2, 4, OMFUSE_EMULATION_SPLIT};
   const OmfuseOptions options = {11, schedule, 1, 0, 0};
   for (const Probe& candidate : kProbes) {
     if (std::strcmp(candidate.name, name)) continue;

@@ -38,13 +38,16 @@ class Mutant:
         path = root / "flash_attention" / "op_kernel" / self.file
         text = path.read_text("utf-8")
         start = text.find(self.after)
-        at = text.find(self.right, start)
-        assert min(start, at) >= 0, f"{self.name}: {self.right!r} is not in {self.file}"
+        # Lines may be folded anywhere between two words.
+        place = re.compile(r"\s+".join(re.escape(word) for word in self.right.split()))
+        found = place.search(text, max(start, 0))
+        assert start >= 0, f"{self.name}: {self.after!r} is not in {self.file}"
+        assert found, f"{self.name}: {self.right!r} is not in {self.file}"
         if self.right.rstrip().endswith(";"):
             both = f"if (MUTANT({number})) {{ {self.wrong} }} else {{ {self.right} }}"
         else:
             both = f"(MUTANT({number}) ? ({self.wrong}) : ({self.right}))"
-        path.write_text(text[:at] + both + text[at + len(self.right) :], "utf-8")
+        path.write_text(text[: found.start()] + both + text[found.end() :], "utf-8")
 
 
 RACE = r"without waiting for|which nothing has written"

@@ -203,10 +203,10 @@ void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Nd2Nz
   emu::CountRead(core, *from.storage, uint64_t{p.ndNum} * p.nValue * row_bytes, true);
   omfuse_emu::Instruction instruction;
   instruction.name = "DataCopy ND2NZ";
-  instruction.busy = p.srcDValue == p.dValue
-                         ? emu::BurstCycles(p.ndNum, p.nValue * row_bytes, emu::kRates.global_read)
-                         : emu::BurstCycles(p.ndNum * uint32_t{p.nValue}, row_bytes,
-                                            emu::kRates.global_read);
+  instruction.busy =
+      p.srcDValue == p.dValue
+          ? emu::BurstCycles(p.ndNum, p.nValue * row_bytes, emu::kRates.global_read)
+          : emu::BurstCycles(p.ndNum * uint32_t{p.nValue}, row_bytes, emu::kRates.global_read);
   instruction.latency = emu::ReadLatency(*from.storage);
   instruction.copies = true;
   const Nd2NzParams q = p;
@@ -275,8 +275,7 @@ inline void DataCopy(const LocalTensor<float>& dst, const LocalTensor<float>& sr
   core.machine().traffic().l0c_out += p.blockCount * length;
   emu::Move("DataCopy", omfuse_emu::kV, emu::SideOf(dst, length + p.dstStride * 32u),
             emu::SideOf(src, length + p.srcStride * 1024u), p.blockCount, length,
-            emu::BurstCycles(p.blockCount, length, emu::kRates.l0c_out),
-            omfuse_emu::kLocalLatency);
+            emu::BurstCycles(p.blockCount, length, emu::kRates.l0c_out), omfuse_emu::kLocalLatency);
 }
 
 #endif

@@ -141,8 +141,7 @@ void Fixpipe(const GlobalTensor<D>& dst, const LocalTensor<S>& src, const Fixpip
   omfuse_emu::Core& core = omfuse_emu::Machine::Current();
   Require("Fixpipe", src, omfuse_emu::Space::kL0c, 64);
   constexpr bool same = std::is_same<D, float>::value;
-  const QuantMode_t wanted =
-      same ? NoQuant : std::is_same<D, half>::value ? F322F16 : F322BF16;
+  const QuantMode_t wanted = same ? NoQuant : std::is_same<D, half>::value ? F322F16 : F322BF16;
   if (p.quantPre != wanted) core.Fail("Fixpipe: quantPre does not fit the result type");
   if (p.nSize % 16 || p.nSize > 4095) core.Fail("Fixpipe: nSize is not a multiple of 16");
   if (p.ndNum != 1 || p.unitFlag || p.isChannelSplit || p.reluEn) {

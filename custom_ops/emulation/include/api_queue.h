@@ -96,7 +96,8 @@ class TQue {
     for (Buffer& buffer : state_->buffers) {
       if (buffer.offset == offset && buffer.state == state) return buffer;
     }
-    omfuse_emu::Machine::Current().Fail(std::string(call) + " of a tensor that the queue does not hold");
+    omfuse_emu::Machine::Current().Fail(std::string(call) +
+                                        " of a tensor that the queue does not hold");
   }
 
   // The pipe outlives its queues, so it holds on to their buffers.

@@ -30,7 +30,8 @@ void BlockReduce(const char* name, const LocalTensor<T>& dst, const LocalTensor<
   instruction.busy = static_cast<uint32_t>(omfuse_emu::kBlockReduce.repeat * repeat) + 1;
   instruction.latency = omfuse_emu::kBlockReduce.start;
   if (core.machine().checks()) {
-    Touch(&instruction.reads, source, Lanes::First(static_cast<uint64_t>(mask), static_cast<uint32_t>(repeat)), per_repeat);
+    Touch(&instruction.reads, source,
+          Lanes::First(static_cast<uint64_t>(mask), static_cast<uint32_t>(repeat)), per_repeat);
     for (int32_t r = 0; r < repeat; ++r) {
       omfuse_emu::Append(&instruction.writes, out, base + uint64_t(r) * dst_rep * 8 * sizeof(T),
                          blocks * sizeof(T));
@@ -47,7 +48,8 @@ void BlockReduce(const char* name, const LocalTensor<T>& dst, const LocalTensor<
         for (uint32_t e = 0; e < last; ++e) parts[e] = float(from[e]);
         // Pairwise, as the unit's adder tree does.
         for (uint32_t width = last; width > 1; width = (width + 1) / 2) {
-          for (uint32_t e = 0; e + 1 < width; e += 2) parts[e / 2] = float(T(fold(parts[e], parts[e + 1])));
+          for (uint32_t e = 0; e + 1 < width; e += 2)
+            parts[e / 2] = float(T(fold(parts[e], parts[e + 1])));
           if (width % 2) parts[width / 2] = parts[width - 1];
         }
         to[b] = T(parts[0]);

@@ -21,11 +21,24 @@
 using GM_ADDR = uint8_t*;
 
 enum pipe_t {
-  PIPE_S = 0, PIPE_V = 1, PIPE_M = 2, PIPE_MTE1 = 3, PIPE_MTE2 = 4, PIPE_MTE3 = 5, PIPE_FIX = 6,
+  PIPE_S = 0,
+  PIPE_V = 1,
+  PIPE_M = 2,
+  PIPE_MTE1 = 3,
+  PIPE_MTE2 = 4,
+  PIPE_MTE3 = 5,
+  PIPE_FIX = 6,
   PIPE_ALL = 7
 };
 enum event_t {
-  EVENT_ID0, EVENT_ID1, EVENT_ID2, EVENT_ID3, EVENT_ID4, EVENT_ID5, EVENT_ID6, EVENT_ID7
+  EVENT_ID0,
+  EVENT_ID1,
+  EVENT_ID2,
+  EVENT_ID3,
+  EVENT_ID4,
+  EVENT_ID5,
+  EVENT_ID6,
+  EVENT_ID7
 };
 enum QuantMode_t { NoQuant, F322F16, F322BF16 };
 
@@ -39,17 +52,48 @@ enum class TPosition : uint8_t { GM, A1, A2, B1, B2, C1, C2, CO1, CO2, VECIN, VE
 using QuePosition = TPosition;
 
 enum class HardEvent : uint8_t {
-  MTE2_MTE1, MTE1_MTE2, MTE1_M, M_MTE1, MTE2_V, V_MTE2, MTE3_V, V_MTE3, M_V, V_M, V_S, S_V,
-  MTE2_S, S_MTE2, MTE3_S, S_MTE3, MTE3_MTE2, MTE2_MTE3, MTE3_MTE1, MTE1_MTE3, M_FIX, FIX_M, V_V,
-  M_S, S_M
+  MTE2_MTE1,
+  MTE1_MTE2,
+  MTE1_M,
+  M_MTE1,
+  MTE2_V,
+  V_MTE2,
+  MTE3_V,
+  V_MTE3,
+  M_V,
+  V_M,
+  V_S,
+  S_V,
+  MTE2_S,
+  S_MTE2,
+  MTE3_S,
+  S_MTE3,
+  MTE3_MTE2,
+  MTE2_MTE3,
+  MTE3_MTE1,
+  MTE1_MTE3,
+  M_FIX,
+  FIX_M,
+  V_V,
+  M_S,
+  S_M
 };
 
-enum class RoundMode { CAST_NONE = 0, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC,
-                       CAST_ODD };
+enum class RoundMode {
+  CAST_NONE = 0,
+  CAST_RINT,
+  CAST_FLOOR,
+  CAST_CEIL,
+  CAST_ROUND,
+  CAST_TRUNC,
+  CAST_ODD
+};
 enum class BlockMode { BLOCK_MODE_NORMAL = 0, BLOCK_MODE_MATRIX };
 enum class CO2Layout : uint8_t { NZ = 0, ROW_MAJOR };
 
-struct FixpipeConfig { CO2Layout format; };
+struct FixpipeConfig {
+  CO2Layout format;
+};
 constexpr FixpipeConfig CFG_NZ = {CO2Layout::NZ};
 constexpr FixpipeConfig CFG_ROW_MAJOR = {CO2Layout::ROW_MAJOR};
 
@@ -125,7 +169,9 @@ struct FixpipeParamsV220 {
 struct UnaryRepeatParams {
   UnaryRepeatParams() = default;
   UnaryRepeatParams(uint16_t dst_blk, uint16_t src_blk, uint8_t dst_rep, uint8_t src_rep)
-      : dstBlkStride(dst_blk), srcBlkStride(src_blk), dstRepStride(dst_rep),
+      : dstBlkStride(dst_blk),
+        srcBlkStride(src_blk),
+        dstRepStride(dst_rep),
         srcRepStride(src_rep) {}
   uint16_t dstBlkStride = 1, srcBlkStride = 1;
   uint8_t dstRepStride = 8, srcRepStride = 8;
@@ -135,8 +181,12 @@ struct BinaryRepeatParams {
   BinaryRepeatParams() = default;
   BinaryRepeatParams(uint8_t dst_blk, uint8_t src0_blk, uint8_t src1_blk, uint8_t dst_rep,
                      uint8_t src0_rep, uint8_t src1_rep)
-      : dstBlkStride(dst_blk), src0BlkStride(src0_blk), src1BlkStride(src1_blk),
-        dstRepStride(dst_rep), src0RepStride(src0_rep), src1RepStride(src1_rep) {}
+      : dstBlkStride(dst_blk),
+        src0BlkStride(src0_blk),
+        src1BlkStride(src1_blk),
+        dstRepStride(dst_rep),
+        src0RepStride(src0_rep),
+        src1RepStride(src1_rep) {}
   uint8_t dstBlkStride = 1, src0BlkStride = 1, src1BlkStride = 1;
   uint8_t dstRepStride = 8, src0RepStride = 8, src1RepStride = 8;
 };
@@ -160,12 +210,14 @@ constexpr omfuse_emu::Space SpaceOf(TPosition position) {
                                       : omfuse_emu::Space::kUb;
 }
 
-struct EventPipes { int from, to; };
+struct EventPipes {
+  int from, to;
+};
 constexpr EventPipes PipesOf(HardEvent event) {
-  constexpr EventPipes kTable[] = {
-      {4, 3}, {3, 4}, {3, 2}, {2, 3}, {4, 1}, {1, 4}, {5, 1}, {1, 5}, {2, 1}, {1, 2}, {1, 0},
-      {0, 1}, {4, 0}, {0, 4}, {5, 0}, {0, 5}, {5, 4}, {4, 5}, {5, 3}, {3, 5}, {2, 6}, {6, 2},
-      {1, 1}, {2, 0}, {0, 2}};
+  constexpr EventPipes kTable[] = {{4, 3}, {3, 4}, {3, 2}, {2, 3}, {4, 1}, {1, 4}, {5, 1},
+                                   {1, 5}, {2, 1}, {1, 2}, {1, 0}, {0, 1}, {4, 0}, {0, 4},
+                                   {5, 0}, {0, 5}, {5, 4}, {4, 5}, {5, 3}, {3, 5}, {2, 6},
+                                   {6, 2}, {1, 1}, {2, 0}, {0, 2}};
   return kTable[static_cast<int>(event)];
 }
 

@@ -29,7 +29,9 @@ struct Lanes {
     Lanes lanes;
     lanes.repeats = repeats;
     lanes.mask[0] = count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
-    lanes.mask[1] = count >= 128 ? ~uint64_t{0} : count > 64 ? (uint64_t{1} << (count - 64)) - 1 : 0;
+    lanes.mask[1] = count >= 128 ? ~uint64_t{0}
+                    : count > 64 ? (uint64_t{1} << (count - 64)) - 1
+                                 : 0;
     return lanes;
   }
   static Lanes Bits(const uint64_t mask[], uint32_t repeats) {
@@ -155,41 +157,42 @@ void Unary(const char* name, const omfuse_emu::VectorCost& cost, const LocalTens
            const LocalTensor<T>& a, const Lanes& lanes, const UnaryRepeatParams& p, F f) {
   const Operand operands[2] = {Use(name, dst, p.dstBlkStride, p.dstRepStride),
                                Use(name, a, p.srcBlkStride, p.srcRepStride)};
-  Run(name, cost, operands, lanes, [f](uint8_t* const* at, uint32_t e) {
-    As<T>(at[0], e) = T(f(float(As<T>(at[1], e))));
-  });
+  Run(name, cost, operands, lanes,
+      [f](uint8_t* const* at, uint32_t e) { As<T>(at[0], e) = T(f(float(As<T>(at[1], e)))); });
 }
 
 template <typename T>
-constexpr uint32_t PerRepeat() { return 256 / sizeof(T); }
+constexpr uint32_t PerRepeat() {
+  return 256 / sizeof(T);
+}
 
 }  // namespace emu
 
 // A two-tensor instruction: counted, first lanes of each repeat, lanes by bit.
-#define OMFUSE_EMULATE_BINARY(Name, cost, expression)                                              \
-  template <typename T>                                                                            \
-  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,     \
-            const int32_t& count) {                                                                \
-    emu::Binary(#Name, cost, dst, src0, src1,                                                      \
-                emu::Lanes::Count(static_cast<uint32_t>(count), emu::PerRepeat<T>()),              \
-                BinaryRepeatParams(), [](float a, float b) { return expression; });                \
-  }                                                                                                \
-  template <typename T>                                                                            \
-  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,     \
-            uint64_t mask, uint8_t repeat, const BinaryRepeatParams& params) {                     \
-    emu::Binary(#Name, cost, dst, src0, src1, emu::Lanes::First(mask, repeat), params,             \
-                [](float a, float b) { return expression; });                                      \
-  }                                                                                                \
-  template <typename T>                                                                            \
-  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,     \
-            uint64_t mask[], uint8_t repeat, const BinaryRepeatParams& params) {                   \
-    emu::Binary(#Name, cost, dst, src0, src1, emu::Lanes::Bits(mask, repeat), params,              \
-                [](float a, float b) { return expression; });                                      \
+#define OMFUSE_EMULATE_BINARY(Name, cost, expression)                                          \
+  template <typename T>                                                                        \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
+            const int32_t& count) {                                                            \
+    emu::Binary(#Name, cost, dst, src0, src1,                                                  \
+                emu::Lanes::Count(static_cast<uint32_t>(count), emu::PerRepeat<T>()),          \
+                BinaryRepeatParams(), [](float a, float b) { return expression; });            \
+  }                                                                                            \
+  template <typename T>                                                                        \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
+            uint64_t mask, uint8_t repeat, const BinaryRepeatParams& params) {                 \
+    emu::Binary(#Name, cost, dst, src0, src1, emu::Lanes::First(mask, repeat), params,         \
+                [](float a, float b) { return expression; });                                  \
+  }                                                                                            \
+  template <typename T>                                                                        \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
+            uint64_t mask[], uint8_t repeat, const BinaryRepeatParams& params) {               \
+    emu::Binary(#Name, cost, dst, src0, src1, emu::Lanes::Bits(mask, repeat), params,          \
+                [](float a, float b) { return expression; });                                  \
   }
 
 OMFUSE_EMULATE_BINARY(Add, omfuse_emu::kTwoTensors, a + b)
 OMFUSE_EMULATE_BINARY(Sub, omfuse_emu::kTwoTensors, a - b)
-OMFUSE_EMULATE_BINARY(Mul, omfuse_emu::kTwoTensors, a * b)
+OMFUSE_EMULATE_BINARY(Mul, omfuse_emu::kTwoTensors, a* b)
 OMFUSE_EMULATE_BINARY(Div, omfuse_emu::kDivide, a / b)
 OMFUSE_EMULATE_BINARY(Max, omfuse_emu::kTwoTensors, a > b || a != a ? a : b)
 OMFUSE_EMULATE_BINARY(Min, omfuse_emu::kTwoTensors, a < b || a != a ? a : b)
@@ -197,9 +200,8 @@ OMFUSE_EMULATE_BINARY(Min, omfuse_emu::kTwoTensors, a < b || a != a ? a : b)
 
 // dst = src0 * dst + src1.
 template <typename T>
-void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
-                 const LocalTensor<T>& src1, uint64_t mask, const uint8_t repeat,
-                 const BinaryRepeatParams& p) {
+void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,
+                 uint64_t mask, const uint8_t repeat, const BinaryRepeatParams& p) {
   const char* name = "FusedMulAdd";
   const emu::Operand operands[4] = {emu::Use(name, dst, p.dstBlkStride, p.dstRepStride),
                                     emu::Use(name, src0, p.src0BlkStride, p.src0RepStride),
@@ -213,8 +215,8 @@ void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
 }
 
 template <typename T>
-void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
-                 const LocalTensor<T>& src1, const int32_t& count) {
+void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,
+                 const int32_t& count) {
   const char* name = "FusedMulAdd";
   const emu::Operand operands[4] = {emu::Use(name, dst, 1, 8), emu::Use(name, src0, 1, 8),
                                     emu::Use(name, src1, 1, 8), emu::Use(name, dst, 1, 8)};
@@ -226,35 +228,35 @@ void FusedMulAdd(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
            });
 }
 
-#define OMFUSE_EMULATE_SCALAR(Name, expression)                                                    \
-  template <typename T>                                                                            \
-  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,                 \
-            const int32_t& count) {                                                                \
-    const float b = float(scalar);                                                                 \
-    emu::Unary(#Name, omfuse_emu::kScalarOperand, dst, src,                                        \
-               emu::Lanes::Count(static_cast<uint32_t>(count), emu::PerRepeat<T>()),               \
-               UnaryRepeatParams(), [b](float a) { return expression; });                          \
-  }                                                                                                \
-  template <typename T>                                                                            \
-  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar, uint64_t mask,  \
-            uint8_t repeat, const UnaryRepeatParams& params) {                                     \
-    const float b = float(scalar);                                                                 \
-    emu::Unary(#Name, omfuse_emu::kScalarOperand, dst, src, emu::Lanes::First(mask, repeat),       \
-               params, [b](float a) { return expression; });                                       \
+#define OMFUSE_EMULATE_SCALAR(Name, expression)                                                   \
+  template <typename T>                                                                           \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,                \
+            const int32_t& count) {                                                               \
+    const float b = float(scalar);                                                                \
+    emu::Unary(#Name, omfuse_emu::kScalarOperand, dst, src,                                       \
+               emu::Lanes::Count(static_cast<uint32_t>(count), emu::PerRepeat<T>()),              \
+               UnaryRepeatParams(), [b](float a) { return expression; });                         \
+  }                                                                                               \
+  template <typename T>                                                                           \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar, uint64_t mask, \
+            uint8_t repeat, const UnaryRepeatParams& params) {                                    \
+    const float b = float(scalar);                                                                \
+    emu::Unary(#Name, omfuse_emu::kScalarOperand, dst, src, emu::Lanes::First(mask, repeat),      \
+               params, [b](float a) { return expression; });                                      \
   }
 
-OMFUSE_EMULATE_SCALAR(Muls, a * b)
+OMFUSE_EMULATE_SCALAR(Muls, a* b)
 OMFUSE_EMULATE_SCALAR(Adds, a + b)
 OMFUSE_EMULATE_SCALAR(Maxs, a > b || a != a ? a : b)
 OMFUSE_EMULATE_SCALAR(Mins, a < b || a != a ? a : b)
 #undef OMFUSE_EMULATE_SCALAR
 
-#define OMFUSE_EMULATE_UNARY(Name, cost, expression)                                               \
-  template <typename T>                                                                            \
-  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {          \
-    emu::Unary(#Name, cost, dst, src,                                                              \
-               emu::Lanes::Count(static_cast<uint32_t>(count), emu::PerRepeat<T>()),               \
-               UnaryRepeatParams(), [](float a) { return expression; });                           \
+#define OMFUSE_EMULATE_UNARY(Name, cost, expression)                                      \
+  template <typename T>                                                                   \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) { \
+    emu::Unary(#Name, cost, dst, src,                                                     \
+               emu::Lanes::Count(static_cast<uint32_t>(count), emu::PerRepeat<T>()),      \
+               UnaryRepeatParams(), [](float a) { return expression; });                  \
   }
 
 OMFUSE_EMULATE_UNARY(Exp, omfuse_emu::kExp, std::exp(a))
@@ -286,12 +288,15 @@ void CheckRounding(RoundMode mode) {
   const bool known = narrows ? mode == RoundMode::CAST_RINT || mode == RoundMode::CAST_NONE
                              : mode == RoundMode::CAST_NONE;
   // A bfloat16 result needs a named rounding; half takes NONE as "nearest even" on both chips.
-  if (!wanted || !known) omfuse_emu::Machine::Current().Fail("Cast: a rounding mode this chip lacks");
+  if (!wanted || !known)
+    omfuse_emu::Machine::Current().Fail("Cast: a rounding mode this chip lacks");
 }
 
 template <typename D, typename S>
 struct CastElement {
-  void operator()(uint8_t* const* at, uint32_t e) const { As<D>(at[0], e) = D(float(As<S>(at[1], e))); }
+  void operator()(uint8_t* const* at, uint32_t e) const {
+    As<D>(at[0], e) = D(float(As<S>(at[1], e)));
+  }
 };
 
 }  // namespace emu

@@ -10,14 +10,14 @@
 
 namespace omfuse_emu {
 
-constexpr uint32_t kScalarIssue = 8;         // A: scalar work for one call
-constexpr uint32_t kQueueDepth = 32;         // instructions waiting in a pipe
-constexpr uint32_t kCrossCoreLatency = 100;  // A: a flag between cube and vector core
-constexpr uint32_t kTensorLatency = 1550;    // first byte of a read that misses L2
+constexpr uint32_t kScalarIssue = 8;          // A: scalar work for one call
+constexpr uint32_t kQueueDepth = 32;          // instructions waiting in a pipe
+constexpr uint32_t kCrossCoreLatency = 100;   // A: a flag between cube and vector core
+constexpr uint32_t kTensorLatency = 1550;     // first byte of a read that misses L2
 constexpr uint32_t kWorkspaceLatency = 1400;  // of a read that hits it
 constexpr uint32_t kWriteLatency = 300;
-constexpr uint32_t kLocalLatency = 30;       // A: L1 to L0, L0C out
-constexpr uint32_t kDmaStart = 16;           // A: cycles a transfer occupies its engine at least
+constexpr uint32_t kLocalLatency = 30;  // A: L1 to L0, L0C out
+constexpr uint32_t kDmaStart = 16;      // A: cycles a transfer occupies its engine at least
 
 struct VectorCost {
   double repeat;   // cycles per 256 bytes

@@ -5,13 +5,13 @@
 #ifndef OMFUSE_EMULATION_KERNEL_OPERATOR_H_
 #define OMFUSE_EMULATION_KERNEL_OPERATOR_H_
 
-#include "api_types.h"
-#include "api_tensor.h"
-#include "api_sync.h"
-#include "api_queue.h"
-#include "api_vector.h"
-#include "api_reduce.h"
 #include "api_copy.h"
 #include "api_cube.h"
+#include "api_queue.h"
+#include "api_reduce.h"
+#include "api_sync.h"
+#include "api_tensor.h"
+#include "api_types.h"
+#include "api_vector.h"
 
 #endif  // OMFUSE_EMULATION_KERNEL_OPERATOR_H_

@@ -50,10 +50,10 @@ struct Instruction {
 
 struct Pipe {
   std::deque<Instruction> queue;
-  uint32_t done = 0;         // instructions completed
-  uint32_t barrier = 0;      // `done` at the last barrier of this pipe
-  uint64_t time = 0;         // when the pipe is free
-  uint64_t visible = 0;      // when its last result is visible
+  uint32_t done = 0;     // instructions completed
+  uint32_t barrier = 0;  // `done` at the last barrier of this pipe
+  uint64_t time = 0;     // when the pipe is free
+  uint64_t visible = 0;  // when its last result is visible
   uint64_t busy = 0, count = 0;
   Clock clock;
   std::deque<uint64_t> starts;  // of the instructions still in a device queue

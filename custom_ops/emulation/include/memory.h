@@ -29,11 +29,11 @@ struct Storage {
   std::vector<uint8_t> written;  // a byte each
   std::vector<Cell> cells;
   uint32_t granule = 32;
-  bool races = true;     // false: read-only for the kernel
+  bool races = true;  // false: read-only for the kernel
   bool writable = true;
   bool workspace = false;
   std::string name;
-  uint64_t spare = 0;    // readable bytes behind the end, as a device allocation has
+  uint64_t spare = 0;  // readable bytes behind the end, as a device allocation has
 
   void Shadow(bool initialised);
   bool AllWritten(uint64_t begin, uint64_t length) const;

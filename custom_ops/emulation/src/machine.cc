@@ -47,8 +47,11 @@ struct Machine::Coroutines {
 Core& Machine::Current() { return *current_core; }
 
 Machine::Machine(const omfuse::Platform& platform, const OmfuseOptions& options, int blocks)
-    : platform_(platform), options_(options), blocks_(blocks),
-      coroutines_(new Coroutines), random_(options.seed) {
+    : platform_(platform),
+      options_(options),
+      blocks_(blocks),
+      coroutines_(new Coroutines),
+      random_(options.seed) {
   for (int block = 0; block < blocks; ++block) {
     const int parts = platform.split ? 3 : 1;
     for (int part = 0; part < parts; ++part) {
@@ -137,7 +140,8 @@ void Machine::RunAtRandom() {
     if (best == priority.size()) Deadlock();
     const int part = static_cast<int>(best % actors_per_core);
     if (part == kPipes) {
-      // One queue entry at a time would need a yield at each call: the program runs until it blocks.
+      // One queue entry at a time would need a yield at each call: the program runs until it
+      // blocks.
       coroutines_->Resume(this, best / actors_per_core);
     } else {
       cores_[best / actors_per_core]->RunHead(part);

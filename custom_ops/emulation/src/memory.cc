@@ -14,7 +14,7 @@ const HalfTable kHalfTable;
 const char* const kSpaceNames[6] = {"UB", "L1", "L0A", "L0B", "L0C", "GM"};
 
 namespace {
-constexpr uint8_t kPoison = 0xFF;    // a NaN in half, bfloat16 and float
+constexpr uint8_t kPoison = 0xFF;     // a NaN in half, bfloat16 and float
 constexpr uint64_t kSpareBytes = 32;  // aclrtMalloc adds them after rounding up to 32
 }  // namespace
 

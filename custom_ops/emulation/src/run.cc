@@ -33,7 +33,9 @@ class Run {
  public:
   Run(const Problem& problem, const omfuse::Platform& chip, const OmfuseTensors& tensors,
       const OmfuseOptions& options, const omfuse::Plan& plan)
-      : problem_(problem), tensors_(tensors), options_(options),
+      : problem_(problem),
+        tensors_(tensors),
+        options_(options),
         machine_(chip, options, static_cast<int>(plan.block_dim)),
         checks_(options.checks != 0) {}
 
@@ -47,11 +49,11 @@ class Run {
     GM_ADDR query = In("query", tensors_.query, rows * depth * item, true);
     GM_ADDR key = In("key", tensors_.key, kv * depth * item, true);
     GM_ADDR value = In("value", tensors_.value, kv * value_depth * item, true);
-    GM_ADDR bias = In("attn_bias", tensors_.attn_bias,
-                      Elements(p.bias_dims) * SizeOf(p.bias_dtype), p.bias_dtype >= 0);
+    GM_ADDR bias = In("attn_bias", tensors_.attn_bias, Elements(p.bias_dims) * SizeOf(p.bias_dtype),
+                      p.bias_dtype >= 0);
     GM_ADDR mask = In("attn_mask", tensors_.attn_mask, Elements(p.mask_dims), p.mask_present != 0);
-    GM_ADDR sink = In("sink", tensors_.sink,
-                      static_cast<uint64_t>(p.heads) * SizeOf(p.sink_dtype), p.sink_dtype >= 0);
+    GM_ADDR sink = In("sink", tensors_.sink, static_cast<uint64_t>(p.heads) * SizeOf(p.sink_dtype),
+                      p.sink_dtype >= 0);
     GM_ADDR lengths = In("kv_lengths", tensors_.kv_lengths, static_cast<uint64_t>(p.batch) * 4,
                          p.kv_lengths_present != 0);
     omfuse_emu::Storage* output = Out("output", rows * value_depth * item, false);
@@ -65,8 +67,8 @@ class Run {
     if (p.dtype == omfuse::kBf16) entry = flash_attention_bf16;
 #endif
     machine_.Run([&] {
-      entry(query, key, value, bias, mask, sink, lengths, output->data,
-            lse ? lse->data : nullptr, scratch ? scratch->data : nullptr, plan_address);
+      entry(query, key, value, bias, mask, sink, lengths, output->data, lse ? lse->data : nullptr,
+            scratch ? scratch->data : nullptr, plan_address);
     });
     if (options_.count_only) return;
     Keep(*output, tensors_.output);
@@ -118,9 +120,8 @@ const char* BadCall(const Problem& p, const omfuse::Platform& chip, const Omfuse
 extern "C" int32_t omfuse_emulation_arch(void) { return OMFUSE_EMULATION_SPLIT ? 0 : 1; }
 
 extern "C" int32_t omfuse_emulation_plan(const Problem* problem, const omfuse::Platform* platform,
-                                         omfuse::FlashAttentionTiling* tiling,
-                                         omfuse::Plan* plan, char* message,
-                                         uint64_t message_bytes) {
+                                         omfuse::FlashAttentionTiling* tiling, omfuse::Plan* plan,
+                                         char* message, uint64_t message_bytes) {
   std::string why;
   if (omfuse::PlanTiling(*problem, *platform, tiling, plan, &why)) return OMFUSE_EMULATION_OK;
   Say(why, message, message_bytes);

@@ -8,9 +8,9 @@
 namespace omfuse {
 namespace {
 
-const uint32_t kPanel = 128;          // keys of one cube step, as in the kernel
+const uint32_t kPanel = 128;                          // keys of one cube step, as in the kernel
 uint32_t Slots(bool split) { return split ? 5 : 3; }  // steps in flight, as in the kernel
-const uint64_t kUbReserve = 8 * 1024;  // kept for CANN's library calls
+const uint64_t kUbReserve = 8 * 1024;                 // kept for CANN's library calls
 const int64_t kMaxDepth = 256;
 
 uint64_t RoundUp(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
@@ -68,11 +68,13 @@ bool CheckShape(const Problem& p, const Platform& chip, std::string* why) {
   }
   if (p.heads % p.kv_heads) {
     return (Rejection() << "num_heads " << p.heads << " is not a multiple of num_kv_heads "
-                        << p.kv_heads).To(why);
+                        << p.kv_heads)
+        .To(why);
   }
   if (p.depth > kMaxDepth || p.value_depth > kMaxDepth) {
     return (Rejection() << "head depth " << (p.depth > kMaxDepth ? p.depth : p.value_depth)
-                        << " is above " << kMaxDepth).To(why);
+                        << " is above " << kMaxDepth)
+        .To(why);
   }
   if (p.q_len > (1 << 24) || p.kv_len > (1 << 24) || p.batch * p.heads > (1 << 24)) {
     return (Rejection() << "a dimension is above 16777216").To(why);
@@ -80,12 +82,14 @@ bool CheckShape(const Problem& p, const Platform& chip, std::string* why) {
   if (p.dtype != kFp16 && !(p.dtype == kBf16 && chip.split)) {
     return (Rejection() << (p.dtype == kBf16 ? "this chip has no bfloat16: convert to float16"
                                              : "cast query, key and value to float16 or bfloat16 "
-                                               "before the operator")).To(why);
+                                               "before the operator"))
+        .To(why);
   }
   const int64_t row = p.layout == kBnsd ? 1 : p.heads;
   if (chip.split && row * p.depth > 65535) {
     return (Rejection() << "a row of " << row * p.depth
-                        << " elements is beyond the copy engine's 65535: use layout BNSD").To(why);
+                        << " elements is beyond the copy engine's 65535: use layout BNSD")
+        .To(why);
   }
   return true;
 }
@@ -94,14 +98,16 @@ bool CheckShape(const Problem& p, const Platform& chip, std::string* why) {
 bool CheckCoupled(const Problem& p, std::string* why) {
   if (p.depth < 16 || p.value_depth < 16) {
     return (Rejection() << "this chip copies whole 32-byte blocks: head depth under 16 is not "
-                           "supported").To(why);
+                           "supported")
+        .To(why);
   }
   if (p.bias_dtype == kFp32) {
     return (Rejection() << "this chip takes attn_bias as float16 only").To(why);
   }
   if (p.lse_present && p.q_len % 8) {
     return (Rejection() << "this chip writes lse in blocks of 8 rows and the query length "
-                        << p.q_len << " is not a multiple").To(why);
+                        << p.q_len << " is not a multiple")
+        .To(why);
   }
   return true;
 }
@@ -123,18 +129,18 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   const uint64_t coreRows = split ? t.blockRows / 2 : t.blockRows;
   const uint64_t cells = static_cast<uint64_t>(t.groupRows) * t.stepColumns;
   uint64_t bytes = 0;
-  bytes += (split ? 3 : 1) * cells * 4;               // scores; on split chips parts too
-  bytes += cells * 2;                                 // probabilities
+  bytes += (split ? 3 : 1) * cells * 4;  // scores; on split chips parts too
+  bytes += cells * 2;                    // probabilities
   if (!split) bytes += static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
-  bytes += 2 * Slots(split) * coreRows * 32;          // max, alpha
-  bytes += t.stepColumns / 16 * t.groupRows * 8;      // reduction
+  bytes += 2 * Slots(split) * coreRows * 32;      // max, alpha
+  bytes += t.stepColumns / 16 * t.groupRows * 8;  // reduction
   bytes += t.groupRows * (64 + 64 + 32) + 64;
   if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
   if (t.mask) bytes += cells * 5;
   if (t.mask || t.bias == kSameType) bytes += cells * 4;
-  bytes += 2 * 1024;                                  // triangles
-  bytes += coreRows * PartColumns(t) * 4;             // output sums
+  bytes += 2 * 1024;                       // triangles
+  bytes += coreRows * PartColumns(t) * 4;  // output sums
   bytes += static_cast<uint64_t>(t.chunkRows) * (64 + t.valuePad * 2);
   if (t.lse) bytes += coreRows * 100;
   return bytes;
@@ -142,7 +148,8 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
 
 uint64_t L1Bytes(const FlashAttentionTiling& t) {
   return 4ull * (static_cast<uint64_t>(t.blockRows) * (t.depthPad + t.loadKeys) +
-                 static_cast<uint64_t>(t.loadKeys) * (t.depthPad + t.valuePad)) + 512;
+                 static_cast<uint64_t>(t.loadKeys) * (t.depthPad + t.valuePad)) +
+         512;
 }
 
 // The largest rows and steps that fit, best first.
@@ -254,8 +261,7 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   t.depthPad = static_cast<uint32_t>(RoundUp(t.depth, 16));
   t.valuePad = static_cast<uint32_t>(RoundUp(t.valueDepth, 16));
   Strides(p.layout, p.heads, p.q_len, p.depth, &t.qBatchStride, &t.qHeadStride, &t.qRowStride);
-  Strides(p.layout, p.kv_heads, p.kv_len, p.depth, &t.kBatchStride, &t.kHeadStride,
-          &t.kRowStride);
+  Strides(p.layout, p.kv_heads, p.kv_len, p.depth, &t.kBatchStride, &t.kHeadStride, &t.kRowStride);
   Strides(p.layout, p.kv_heads, p.kv_len, p.value_depth, &t.vBatchStride, &t.vHeadStride,
           &t.vRowStride);
   Strides(p.out_layout, p.heads, p.q_len, p.value_depth, &t.oBatchStride, &t.oHeadStride,

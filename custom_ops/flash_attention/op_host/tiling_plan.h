@@ -17,19 +17,19 @@ enum Layout { kBnsd = 0, kBsnd = 1, kBsh = 2 };
 // One call of the operator. Plain C fields: the C interface of the emulation uses it too.
 struct Problem {
   int64_t batch, heads, kv_heads, q_len, kv_len, depth, value_depth;
-  int64_t bias_dims[4];  // of attn_bias, each 1 or the full extent
-  int64_t mask_dims[4];  // of attn_mask, alike
+  int64_t bias_dims[4];               // of attn_bias, each 1 or the full extent
+  int64_t mask_dims[4];               // of attn_mask, alike
   int64_t window_left, window_right;  // -1 = open
-  int32_t dtype;               // DataType of query, key, value, output: kFp16 or kBf16
-  int32_t layout, out_layout;  // Layout
-  int32_t bias_dtype;          // DataType, kNoType = absent; the dtype of query or kFp32
-  int32_t mask_present;        // bool tensor
-  int32_t sink_dtype;          // DataType, kNoType = absent; the dtype of query or kFp32
-  int32_t kv_lengths_present;  // int32 tensor
+  int32_t dtype;                      // DataType of query, key, value, output: kFp16 or kBf16
+  int32_t layout, out_layout;         // Layout
+  int32_t bias_dtype;                 // DataType, kNoType = absent; the dtype of query or kFp32
+  int32_t mask_present;               // bool tensor
+  int32_t sink_dtype;                 // DataType, kNoType = absent; the dtype of query or kFp32
+  int32_t kv_lengths_present;         // int32 tensor
   int32_t lse_present;
-  int32_t causal;              // Causal
-  int32_t masked_rows;         // MaskedRows
-  int32_t inner_precision;     // 0 = fp32 scores, 1 = fp16 scores
+  int32_t causal;           // Causal
+  int32_t masked_rows;      // MaskedRows
+  int32_t inner_precision;  // 0 = fp32 scores, 1 = fp16 scores
   float scale, softcap;
 };
 

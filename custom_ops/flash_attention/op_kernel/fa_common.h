@@ -2,8 +2,8 @@
 #ifndef OMFUSE_FA_COMMON_H_
 #define OMFUSE_FA_COMMON_H_
 
-#include "kernel_operator.h"
 #include "flash_attention_tiling.h"
+#include "kernel_operator.h"
 
 // CANN 8 tells the architecture by __CCE_AICORE__, CANN 9 by __NPU_ARCH__.
 #if (defined(__NPU_ARCH__) && __NPU_ARCH__ == 2201) || \
@@ -27,15 +27,15 @@ using AscendC::TPosition;
 using AscendC::TQue;
 using AscendC::WaitFlag;
 
-constexpr uint32_t kFractal = 16;       // rows and columns of a cube fractal
-constexpr uint32_t kPanel = 128;        // keys that one cube step takes
-constexpr uint32_t kDepthPart = 128;    // columns of an operand in L0
-constexpr uint32_t kLane = 8;           // floats in a 32-byte block
-constexpr uint32_t kRepeat = 64;        // floats in one vector repeat
-constexpr uint32_t kMaxRepeats = 248;   // of 255, so that parts stay whole blocks
+constexpr uint32_t kFractal = 16;                     // rows and columns of a cube fractal
+constexpr uint32_t kPanel = 128;                      // keys that one cube step takes
+constexpr uint32_t kDepthPart = 128;                  // columns of an operand in L0
+constexpr uint32_t kLane = 8;                         // floats in a 32-byte block
+constexpr uint32_t kRepeat = 64;                      // floats in one vector repeat
+constexpr uint32_t kMaxRepeats = 248;                 // of 255, so that parts stay whole blocks
 constexpr uint32_t kSlots = OMFUSE_FA_SPLIT ? 5 : 3;  // steps in flight
-constexpr uint32_t kLag = kSlots - 1;   // steps between the scores and the output part
-constexpr uint32_t kRing = 8;           // places for the steps at hand, a power of two
+constexpr uint32_t kLag = kSlots - 1;  // steps between the scores and the output part
+constexpr uint32_t kRing = 8;          // places for the steps at hand, a power of two
 
 // fp32 to fp16: 310P knows one rounding and calls it NONE.
 constexpr RoundMode kNarrow = OMFUSE_FA_SPLIT ? RoundMode::CAST_RINT : RoundMode::CAST_NONE;

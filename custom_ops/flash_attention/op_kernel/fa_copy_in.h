@@ -1,7 +1,7 @@
 // Query, key and value from global memory to L1, as columns of 16 (NZ).
 //
-// Every matrix in L1 is [columns / 16][rows rounded up to 16][16]. Rows that do not exist repeat the
-// first one, so that nothing undefined enters the cube: a repeated key or value meets a
+// Every matrix in L1 is [columns / 16][rows rounded up to 16][16]. Rows that do not exist repeat
+// the first one, so that nothing undefined enters the cube: a repeated key or value meets a
 // probability of zero, a repeated query gives a row that nobody writes.
 #ifndef OMFUSE_FA_COPY_IN_H_
 #define OMFUSE_FA_COPY_IN_H_

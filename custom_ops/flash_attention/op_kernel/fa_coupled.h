@@ -14,7 +14,7 @@
 
 namespace omfuse {
 
-constexpr int32_t kStagingFlag = 7;           // the queues take theirs from 0 upwards
+constexpr int32_t kStagingFlag = 7;  // the queues take theirs from 0 upwards
 
 // Flags of L1: queries 0 and 1, keys 2 and 3, values 4 and 5 (with MTE2); probabilities 0 and 1
 // (with MTE3). Flags of L0C: scores 0 and 1, parts 2.
@@ -64,8 +64,8 @@ class CoupledCore {
     pipe->InitBuffer(values_, 2 * kPanel * t.valuePad * size);
     pipe->InitBuffer(operands_, 2 * kPanel * t.blockRows * size);
     partColumns_ = t.valuePad + kFractal;
-    pipe->InitBuffer(results_, t.blockRows * (2 * kPanel + partColumns_) *
-                                   static_cast<uint32_t>(sizeof(float)));
+    pipe->InitBuffer(
+        results_, t.blockRows * (2 * kPanel + partColumns_) * static_cast<uint32_t>(sizeof(float)));
     cube_.Init(pipe);
     pipe->InitBuffer(scores_, t.blockRows * kPanel * static_cast<uint32_t>(sizeof(float)));
     pipe->InitBuffer(probs_, 1, t.blockRows * kPanel * size);
@@ -101,8 +101,8 @@ class CoupledCore {
     const uint32_t heads = t.packed ? t.group : 1;
     const uint32_t each = t.packed ? t.qLen : step.rows;
     const uint32_t head = t.packed ? step.kvHead * t.group : step.unit;
-    const GlobalTensor<T> first = query_[batch + head * t.qHeadStride +
-                                         static_cast<uint64_t>(step.firstRow) * t.qRowStride];
+    const GlobalTensor<T> first =
+        query_[batch + head * t.qHeadStride + static_cast<uint64_t>(step.firstRow) * t.qRowStride];
     for (uint32_t i = 0; i < heads; ++i) {
       RowsToL1(to[i * each * kFractal], first[i * t.qHeadStride], each, t.depth, t.qRowStride,
                step.rowsPad);

@@ -2,7 +2,8 @@
 //
 // The two halves of L0A and L0B work in turn: while the cube multiplies one, the next operands load
 // into the other. Values get 16 more columns of ones: their product with the probabilities is the
-// row sum of the softmax, already in fp32 and in the layout that the output needs. The flags M_MTE1 and MTE1_M 0 and 1 belong to the halves.
+// row sum of the softmax, already in fp32 and in the layout that the output needs. The flags M_MTE1
+// and MTE1_M 0 and 1 belong to the halves.
 #ifndef OMFUSE_FA_CUBE_H_
 #define OMFUSE_FA_CUBE_H_
 
@@ -20,9 +21,8 @@ class Cube {
     pipe->InitBuffer(right_, 2 * kHalfL0);
     half_ = 0;
     pipe->InitBuffer(ones_, kFractal * kFractal * static_cast<uint32_t>(sizeof(T)));
-    AscendC::InitConstValue(
-        ones_.template Get<T>(),
-        AscendC::InitConstValueParams<T>(1, kFractal, 0, static_cast<T>(1.0f)));
+    AscendC::InitConstValue(ones_.template Get<T>(),
+                            AscendC::InitConstValueParams<T>(1, kFractal, 0, static_cast<T>(1.0f)));
     SetFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
     WaitFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
     SetFlag<HardEvent::M_MTE1>(EVENT_ID0);
@@ -54,8 +54,8 @@ class Cube {
     }
   }
 
-  // The right operand from keys: its columns are `keys` keys from `key` of [..][pitch][16] in L1, its
-  // rows the matrix columns `first`.. there. It goes to element `at` of the half.
+  // The right operand from keys: its columns are `keys` keys from `key` of [..][pitch][16] in L1,
+  // its rows the matrix columns `first`.. there. It goes to element `at` of the half.
   __aicore__ inline void LoadKeys(const LocalTensor<T>& from, uint32_t pitch, uint32_t key,
                                   uint32_t keys, uint32_t first, uint32_t columns, uint32_t at) {
     const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T)) + at];

@@ -34,12 +34,11 @@ class CubeCore {
     pipe->InitBuffer(values_, two * tiling->loadKeys * tiling->valuePad);
     pipe->InitBuffer(probs_, two * tiling->loadKeys * tiling->blockRows);
     partColumns_ = tiling->valuePad + kFractal;
-    pieceColumns_ = kHalfL0 / static_cast<uint32_t>(sizeof(T)) / tiling->panelKeys / kFractal *
-                    kFractal;
+    pieceColumns_ =
+        kHalfL0 / static_cast<uint32_t>(sizeof(T)) / tiling->panelKeys / kFractal * kFractal;
     uint32_t columns = tiling->panelKeys + partColumns_;
     if (!tiling->alternate) columns = partColumns_ > 2 * kPanel ? partColumns_ : 2 * kPanel;
-    pipe->InitBuffer(results_,
-                     tiling->blockRows * columns * static_cast<uint32_t>(sizeof(float)));
+    pipe->InitBuffer(results_, tiling->blockRows * columns * static_cast<uint32_t>(sizeof(float)));
     cube_.Init(pipe);
     for (int32_t i = 0; i < 8; ++i) SetFlag<HardEvent::MTE1_MTE2>(i);
     for (int32_t i = 0; i < kResultFlags; ++i) SetFlag<HardEvent::FIX_M>(i);
@@ -143,8 +142,8 @@ class CubeCore {
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
     const uint64_t batch = step.batch * t.qBatchStride;
     if (!t.packed) {
-      const uint64_t at = batch + step.unit * t.qHeadStride +
-                          static_cast<uint64_t>(step.firstRow) * t.qRowStride;
+      const uint64_t at =
+          batch + step.unit * t.qHeadStride + static_cast<uint64_t>(step.firstRow) * t.qRowStride;
       MatrixToL1(to, query_[at], step.rows, t.depth, t.qRowStride);
     } else {
       const GlobalTensor<T> first = query_[batch + step.kvHead * t.group * t.qHeadStride];
@@ -153,8 +152,7 @@ class CubeCore {
                  t.qRowStride, step.rowsPad);
       }
       if (step.rowsPad > step.rows) {
-        RepeatRow(to[step.rows * kFractal], first, step.rowsPad - step.rows, t.depth,
-                  step.rowsPad);
+        RepeatRow(to[step.rows * kFractal], first, step.rowsPad - step.rows, t.depth, step.rowsPad);
       }
     }
     SetFlag<HardEvent::MTE2_MTE1>(flag);
@@ -167,14 +165,13 @@ class CubeCore {
     const int32_t flag = static_cast<int32_t>(2 + buffer);
     const uint32_t begin = PartBegin(keyLoads_.part);
     const uint32_t keys = PartKeys(step, keyLoads_.part);
-    const GlobalTensor<T> source =
-        key_[step.batch * t.kBatchStride + step.kvHead * t.kHeadStride];
+    const GlobalTensor<T> source = key_[step.batch * t.kBatchStride + step.kvHead * t.kHeadStride];
     const LocalTensor<T> to = keys_.template Get<T>()[buffer * t.loadKeys * t.depthPad];
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
     for (uint32_t done = 0; done < keys; done += t.panelKeys) {
       const uint64_t row = step.begin + begin + done;
-      MatrixToL1(to[done * t.depthPad], source[row * t.kRowStride], Smaller(t.panelKeys, keys - done),
-                 t.depth, t.kRowStride);
+      MatrixToL1(to[done * t.depthPad], source[row * t.kRowStride],
+                 Smaller(t.panelKeys, keys - done), t.depth, t.kRowStride);
     }
     SetFlag<HardEvent::MTE2_MTE1>(flag);
   }
@@ -191,8 +188,8 @@ class CubeCore {
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
     for (uint32_t done = 0; done < keys; done += t.panelKeys) {
       const uint64_t row = step.begin + begin + done;
-      MatrixToL1(to[done * t.valuePad], source[row * t.vRowStride], Smaller(t.panelKeys, keys - done),
-                 t.valueDepth, t.vRowStride);
+      MatrixToL1(to[done * t.valuePad], source[row * t.vRowStride],
+                 Smaller(t.panelKeys, keys - done), t.valueDepth, t.vRowStride);
     }
     SetFlag<HardEvent::MTE2_MTE1>(flag);
   }
@@ -279,7 +276,8 @@ class CubeCore {
     if (!t.alternate) resultTurn_ ^= 1;
   }
 
-  // Alternating, the blocks of a panel lie side by side; otherwise panels take halves of L0C in turn.
+  // Alternating, the blocks of a panel lie side by side; otherwise panels take halves of L0C in
+  // turn.
   __aicore__ inline int32_t ScoreFlag(uint32_t block) const {
     return static_cast<int32_t>(tiling_->alternate ? block : resultTurn_);
   }

@@ -1,8 +1,8 @@
 // Bias, boolean mask, causal and window bounds, and the keys that do not exist.
 //
-// Masking is a minimum with a tensor of +inf (keep) and the mask value (drop), or a fill where a whole
-// range goes. On columns of 16 rows lie side by side, so above a diagonal whole rows of a column
-// are one range, and the diagonal itself always is the same 16 x 16 triangle.
+// Masking is a minimum with a tensor of +inf (keep) and the mask value (drop), or a fill where a
+// whole range goes. On columns of 16 rows lie side by side, so above a diagonal whole rows of a
+// column are one range, and the diagonal itself always is the same 16 x 16 triangle.
 #ifndef OMFUSE_FA_MASK_H_
 #define OMFUSE_FA_MASK_H_
 
@@ -126,15 +126,16 @@ class Mask {
 #endif
   }
 
-  __aicore__ inline void AddBias(const LocalTensor<float>& scores, const Step& step,
-                                 uint32_t first, uint32_t rows) {
+  __aicore__ inline void AddBias(const LocalTensor<float>& scores, const Step& step, uint32_t first,
+                                 uint32_t rows) {
     const int32_t all = static_cast<int32_t>(step.countPad * rows);
     const FlashAttentionTiling& t = *tiling_;
     if (t.bias == kFloat32) {
       LocalTensor<float> loaded = rows_.template AllocTensor<float>();
       for (uint32_t row = 0; row < rows; ++row) {
-        const uint64_t at = RowOffset(step, first + row, t.biasBatchStride, t.biasHeadStride,
-                                      t.biasRowStride) + step.begin;
+        const uint64_t at =
+            RowOffset(step, first + row, t.biasBatchStride, t.biasHeadStride, t.biasRowStride) +
+            step.begin;
         ScatterRow(loaded[row * kFractal], biasWide_[at], step.count, 2, (rows - 1) * 2);
       }
       rows_.EnQue(loaded);
@@ -147,8 +148,9 @@ class Mask {
     }
     LocalTensor<T> loaded = rows_.template AllocTensor<T>();
     for (uint32_t row = 0; row < rows; ++row) {
-      const uint64_t at = RowOffset(step, first + row, t.biasBatchStride, t.biasHeadStride,
-                                    t.biasRowStride) + step.begin;
+      const uint64_t at =
+          RowOffset(step, first + row, t.biasBatchStride, t.biasHeadStride, t.biasRowStride) +
+          step.begin;
       ScatterRow(loaded[row * kFractal], bias_[at], step.count, 1, rows - 1);
     }
     rows_.EnQue(loaded);
@@ -177,8 +179,9 @@ class Mask {
     const bool shared = t.maskRowStride == 0 && (!t.packed || t.maskHeadStride == 0);
     const uint32_t lines = shared ? 1 : rows;
     for (uint32_t row = 0; row < lines; ++row) {
-      const uint64_t at = RowOffset(step, first + row, t.maskBatchStride, t.maskHeadStride,
-                                    t.maskRowStride) + step.begin;
+      const uint64_t at =
+          RowOffset(step, first + row, t.maskBatchStride, t.maskHeadStride, t.maskRowStride) +
+          step.begin;
       ScatterRow(loaded[row * 32], mask_[at], step.count, 1, lines - 1);
     }
     bits_.EnQue(loaded);

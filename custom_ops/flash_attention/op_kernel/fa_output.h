@@ -53,9 +53,7 @@ class Output {
   }
 
   // The accumulator of one core with its row sums: `Size()` floats.
-  __aicore__ inline uint32_t Size() const {
-    return coreRows_ * (tiling_->valuePad + kFractal);
-  }
+  __aicore__ inline uint32_t Size() const { return coreRows_ * (tiling_->valuePad + kFractal); }
   __aicore__ inline LocalTensor<float> Sums() { return sums_.Get<float>(); }
 
   // part = part * factor in each row, a narrow statistic.
@@ -73,8 +71,8 @@ class Output {
 
   // Ends a task: `coreFirst` is the first of the core's rows in the unit, `rows` how many are held
   // and `valid` how many of them exist.
-  __aicore__ inline void Finish(const Step& step, const LocalTensor<float>& max,
-                                uint32_t coreFirst, uint32_t rows, uint32_t valid) {
+  __aicore__ inline void Finish(const Step& step, const LocalTensor<float>& max, uint32_t coreFirst,
+                                uint32_t rows, uint32_t valid) {
     if (tiling_->lse) WriteLse(step, max, coreFirst, rows, valid);
     if (tiling_->maskedRows == kRowsZero || tiling_->sink) {
       // A row without keys has a sum of 0 and an accumulator of 0; any other sum is at least 1.
@@ -162,8 +160,8 @@ class Output {
       const GlobalTensor<T> line = to[static_cast<uint64_t>(row) * t.oRowStride];
       AscendC::DataCopy(line, from[row * t.valuePad], whole * kFractal);
       if (t.valueDepth % kFractal) {
-        AscendC::DataCopy(line[t.valueDepth - kFractal],
-                          from[row * t.valuePad + whole * kFractal], kFractal);
+        AscendC::DataCopy(line[t.valueDepth - kFractal], from[row * t.valuePad + whole * kFractal],
+                          kFractal);
       }
     }
 #endif
@@ -200,8 +198,8 @@ class Output {
     const uint64_t at = (step.batch * static_cast<uint64_t>(t.heads) + head) * t.qLen + coreFirst;
     if (valid) {
 #if OMFUSE_FA_SPLIT
-      const AscendC::DataCopyExtParams params(1, valid * static_cast<uint32_t>(sizeof(float)), 0,
-                                              0, 0);
+      const AscendC::DataCopyExtParams params(1, valid * static_cast<uint32_t>(sizeof(float)), 0, 0,
+                                              0);
       AscendC::DataCopyPad(lse_[at], line, params);
 #else
       AscendC::DataCopy(lse_[at], line, valid);  // the tiling grants a multiple of 8 rows

@@ -12,16 +12,16 @@
 namespace omfuse {
 
 struct Step {
-  uint32_t batch, unit;   // unit = head, or kv head when packed
+  uint32_t batch, unit;  // unit = head, or kv head when packed
   uint32_t kvHead;
-  uint32_t block;         // row block in the unit
-  uint32_t part;          // of a split KV range
+  uint32_t block;  // row block in the unit
+  uint32_t part;   // of a split KV range
   uint32_t firstRow, rows, rowsPad;
   uint32_t begin, count, countPad;  // keys
-  uint32_t valid;         // keys of this batch row
-  uint32_t turn;          // number of the task on this core
-  uint32_t slot;          // number of the step modulo kSlots
-  bool first, last;       // step of its task
+  uint32_t valid;                   // keys of this batch row
+  uint32_t turn;                    // number of the task on this core
+  uint32_t slot;                    // number of the step modulo kSlots
+  bool first, last;                 // step of its task
 };
 
 // Rows, heads and part of the task `index`.

@@ -1,9 +1,10 @@
 // The slots in global memory through which cube and vector cores hand results to each other.
 //
 // The cube core waits for the probabilities of step i - kLag, computes the scores of step i and the
-// output part of step i - kLag; its two vector cores turn the scores of step i into probabilities and
-// add the part of step i - kLag. kLag + 1 slots a stage are enough for that without any flag that
-// says "slot free": whoever overwrites a slot has already waited for a later result of its reader.
+// output part of step i - kLag; its two vector cores turn the scores of step i into probabilities
+// and add the part of step i - kLag. kLag + 1 slots a stage are enough for that without any flag
+// that says "slot free": whoever overwrites a slot has already waited for a later result of its
+// reader.
 #ifndef OMFUSE_FA_SLOTS_H_
 #define OMFUSE_FA_SLOTS_H_
 

@@ -1,8 +1,8 @@
 // Split KV: the parts of a task's keys on several cores, then one result from all parts.
 //
 // With few queries there are too few tasks for all cores (decoding), so each task's keys are cut.
-// Every part leaves its maximum and its unnormalised output in global memory; after a barrier of all
-// vector cores each takes some tasks and adds up: with m the larger maximum, the output so far
+// Every part leaves its maximum and its unnormalised output in global memory; after a barrier of
+// all vector cores each takes some tasks and adds up: with m the larger maximum, the output so far
 // counts exp(m_so_far - m) and the part exp(m_part - m).
 #ifndef OMFUSE_FA_SPLIT_H_
 #define OMFUSE_FA_SPLIT_H_
@@ -19,8 +19,7 @@ class Combiner {
   __aicore__ inline void Init(const FlashAttentionTiling* tiling, GM_ADDR workspace) {
     tiling_ = tiling;
     coreRows_ = tiling->blockRows / 2;
-    parts_.SetGlobalBuffer(
-        reinterpret_cast<__gm__ float*>(workspace + tiling->splitOffset));
+    parts_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(workspace + tiling->splitOffset));
   }
 
   // Leaves the result of a part. Once a task, so the whole core may wait for the copy.
@@ -29,8 +28,7 @@ class Combiner {
     const GlobalTensor<float> to = Place(WholeTask(*tiling_, step), step.part, side);
     PipeBarrier<PIPE_ALL>();
     AscendC::DataCopy(to, max, coreRows_ * kLane);
-    AscendC::DataCopy(to[coreRows_ * kLane], sums,
-                      coreRows_ * (tiling_->valuePad + kFractal));
+    AscendC::DataCopy(to[coreRows_ * kLane], sums, coreRows_ * (tiling_->valuePad + kFractal));
     PipeBarrier<PIPE_ALL>();
   }
 

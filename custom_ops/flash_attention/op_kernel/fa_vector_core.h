@@ -1,9 +1,9 @@
 // A vector core of split chips: softmax and output of half of the rows.
 //
 // Its work is one sequence of items: iteration i has the row groups of step i (scores to
-// probabilities) and, between them, the row chunks of step i - kLag (parts into the output). A second
-// cursor walks the same sequence two items ahead and starts the loads, so that the latency of global
-// memory is hidden.
+// probabilities) and, between them, the row chunks of step i - kLag (parts into the output). A
+// second cursor walks the same sequence two items ahead and starts the loads, so that the latency
+// of global memory is hidden.
 #ifndef OMFUSE_FA_VECTOR_CORE_H_
 #define OMFUSE_FA_VECTOR_CORE_H_
 
@@ -19,7 +19,7 @@ constexpr uint32_t kAhead = 2;  // items
 
 // The order of items in an iteration: groups and chunks in turn, then what is left of either.
 struct Items {
-  uint32_t group, chunk;   // rows done of each
+  uint32_t group, chunk;    // rows done of each
   uint32_t groups, chunks;  // rows there are
   bool chunkNext;
   __aicore__ inline void Open(uint32_t groupRows, uint32_t chunkRows) {
@@ -117,8 +117,7 @@ class VectorCore {
     const uint32_t rows =
         Smaller(chunk ? tiling_->chunkRows : tiling_->groupRows, Rows(step) - row);
     const uint32_t columns = chunk ? tiling_->valuePad + kFractal : step.countPad;
-    const GlobalTensor<float>& slot =
-        chunk ? slots_.parts[step.slot] : slots_.scores[step.slot];
+    const GlobalTensor<float>& slot = chunk ? slots_.parts[step.slot] : slots_.scores[step.slot];
     LocalTensor<float> to = loaded_.template AllocTensor<float>();
     const AscendC::DataCopyParams params(static_cast<uint16_t>(columns / kFractal),
                                          static_cast<uint16_t>(rows * 2),
@@ -182,11 +181,11 @@ class VectorCore {
   Combiner<T> combiner_;
   StepWalker walker_;
   Step ring_[kRing];
-  uint32_t end_ = 0;          // steps seen so far
-  uint32_t now_ = 0;           // the iteration at work
-  uint32_t at_ = 0;            // the iteration of the loading cursor
-  Items ahead_;                // its place there
-  uint32_t flying_ = 0;        // loads not yet used up
+  uint32_t end_ = 0;     // steps seen so far
+  uint32_t now_ = 0;     // the iteration at work
+  uint32_t at_ = 0;      // the iteration of the loading cursor
+  Items ahead_;          // its place there
+  uint32_t flying_ = 0;  // loads not yet used up
   bool more_ = true;
 };
 

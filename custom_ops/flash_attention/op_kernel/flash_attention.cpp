@@ -41,7 +41,7 @@ extern "C" __global__ __aicore__ void flash_attention(GM_ADDR query, GM_ADDR key
 #if OMFUSE_FA_SPLIT
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
 #endif
-  const omfuse::Inputs in{query, key, value, attn_bias, attn_mask, sink, kv_lengths,
-                          output, lse, workspace};
+  const omfuse::Inputs in{query, key,        value,  attn_bias, attn_mask,
+                          sink,  kv_lengths, output, lse,       workspace};
   omfuse::Launch<DTYPE_QUERY>(in, tiling);
 }
