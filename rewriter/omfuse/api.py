@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from omfuse.errors import UsageError
 from omfuse.fuse import edit
 from omfuse.fuse.body import Signature, function_body
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION
+from omfuse.fuse.joined_keys import join_keys
 from omfuse.fuse.overloads import Work, assign_overloads
 from omfuse.fuse.savings import Saving, saving
 from omfuse.fusing import Choice, Guard, Progress, fuse_graph, lower_graph, take_back
@@ -37,8 +38,8 @@ class RewriteResult:
     lowered: list[Record]  # attention operators that were there already
     nodes_before: int
     nodes_after: int
-    seconds: float
-    changed: bool = field(default=False)
+    seconds: float = 0.0
+    changed: bool = False
 
     @property
     def fused(self) -> int:
@@ -106,7 +107,24 @@ def rewrite(
     else:
         result = _exported(model)
     with rules.loaded(patterns):
-        return _rewrite(result, only, guard, progress, started)
+        done = _rewrite_joined(result, only, guard, progress)
+    return replace(done, seconds=time.perf_counter() - started)
+
+
+def _rewrite_joined(
+    model: onnx.ModelProto, only: Sequence[str], guard: Guard | None, progress: Progress | None
+) -> RewriteResult:
+    """Rewrite ``model`` with keys joined wherever that leads to a fused block."""
+    joined, names = join_keys(model)
+    if not names:
+        return _rewrite(model, only, guard, progress)
+    before = sum(len(view.nodes) for view in graph_views(model, (DOMAIN,)))
+    done = _rewrite(joined, only, guard, progress)
+    fused = {record.node for record in done.records if record.status == FUSED}
+    if not set(names) <= fused:
+        joined, _ = join_keys(model, [name for name in names if name not in fused])
+        done = _rewrite(joined, only, guard, progress)
+    return replace(done, nodes_before=before)
 
 
 def _rewrite(
@@ -114,7 +132,6 @@ def _rewrite(
     only: Sequence[str],
     guard: Guard | None,
     progress: Progress | None,
-    started: float,
 ) -> RewriteResult:
     """Rewrite ``result`` in place."""
     views = list(graph_views(result, (DOMAIN,)))
@@ -146,8 +163,7 @@ def _rewrite(
     if signatures:
         _finish(result, signatures, work)
     after = sum(len(view.nodes) for view in graph_views(result, (DOMAIN,))) if work else before
-    seconds = time.perf_counter() - started
-    return RewriteResult(result, records, lowered, before, after, seconds, bool(work))
+    return RewriteResult(result, records, lowered, before, after, changed=bool(work))
 
 
 def _exported(graph: Graph) -> onnx.ModelProto:
