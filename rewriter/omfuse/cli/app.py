@@ -12,20 +12,21 @@ from omfuse._version import __version__
 from omfuse.cli import console
 from omfuse.errors import OmfuseError
 
-# In the order of the work; each module has a function `command`, or `app` for a command group.
-COMMANDS = (
-    "rewrite",
-    "explain",
-    "inspect",
-    "compile",
-    "run",
-    "bench",
-    "diff",
-    "pipeline",
-    "op",
-    "doctor",
-    "bundle",
-)
+# In the order of the work, each with its line in the overview; the module of a command has a
+# function `command`, or `app` for a command group.
+COMMANDS = {
+    "rewrite": "Fuse every attention of a model.",
+    "explain": "Say why a softmax is fused, or why not.",
+    "inspect": "Show what an .onnx or .om holds.",
+    "compile": "Compile a model into an .om.",
+    "run": "Run an .onnx or .om.",
+    "bench": "Measure a model, or two in turn.",
+    "diff": "Compare two models with an error budget.",
+    "pipeline": "Rewrite, compile, run and compare.",
+    "op": "Build, install, test the operator.",
+    "doctor": "Look at what this machine has.",
+    "bundle": "Pack a model for a board.",
+}
 
 app = typer.Typer(
     name="omfuse",
@@ -52,12 +53,12 @@ def _options(
     pass
 
 
-for _name in COMMANDS:
+for _name, _line in COMMANDS.items():
     _module = importlib.import_module(f"omfuse.cli.{_name}_command")
     if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name)
+        app.add_typer(_module.app, name=_name, short_help=_line)
     else:
-        app.command(name=_name)(_module.command)
+        app.command(name=_name, short_help=_line)(_module.command)
 
 
 def run(arguments: list[str] | None = None) -> None:

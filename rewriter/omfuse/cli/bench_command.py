@@ -48,7 +48,10 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure A, and B in turn with it: percentiles, parts, stability, memory, the ratio."""
+    """Measure A, and B in turn with it: percentiles, parts, stability, memory, the ratio.
+
+    Example: omfuse bench original.om fused.om --device ascend
+    """
     from omfuse.acl import bench
     from omfuse.cli import subjects
     from omfuse.host import feeding

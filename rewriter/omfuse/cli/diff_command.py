@@ -74,7 +74,10 @@ def command(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run the golden again.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare B with A on the same inputs; exit 1 when B is not within its error budget."""
+    """Compare B with A on the same inputs; exit 1 when B is not within its error budget.
+
+    Example: omfuse diff bert.onnx fused.om --device sim --html report.html
+    """
     from omfuse.diff import diff
     from omfuse.diff.files import read_inputs, write_arrays
     from omfuse.host.feeding import read_sizes

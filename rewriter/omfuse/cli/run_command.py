@@ -73,7 +73,10 @@ def command(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Run MODEL and summarise its outputs, its time and what computed each attention."""
+    """Run MODEL and summarise its outputs, its time and what computed each attention.
+
+    Example: omfuse run fused.onnx --random 0 --dim batch=1
+    """
     from omfuse.cli import subjects
     from omfuse.host import feeding
 
