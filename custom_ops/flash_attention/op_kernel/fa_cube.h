@@ -2,8 +2,7 @@
 //
 // The two halves of L0A and L0B work in turn: while the cube multiplies one, the next operands load
 // into the other. Values get 16 more columns of ones: their product with the probabilities is the
-// row sum of the softmax, already in fp32 and in the layout that the output needs. The flags M_MTE1
-// and MTE1_M 0 and 1 belong to the halves.
+// row sum of the softmax, already in fp32 and in the layout that the output needs.
 #ifndef OMFUSE_FA_CUBE_H_
 #define OMFUSE_FA_CUBE_H_
 
@@ -12,6 +11,10 @@
 namespace omfuse {
 
 constexpr uint32_t kHalfL0 = 32 * 1024;  // bytes: 128 x 128 elements of two bytes
+
+// The halves' flags, M_MTE1 and MTE1_M. TPipe itself sets M_MTE1 0 to 2 on a cube core of split
+// chips, for the library's own multiplications, and waits for them at the end.
+constexpr event_t kHalfFlags[2] = {EVENT_ID3, EVENT_ID4};
 
 template <typename T>
 class Cube {
@@ -25,13 +28,11 @@ class Cube {
                             AscendC::InitConstValueParams<T>(1, kFractal, 0, static_cast<T>(1.0f)));
     SetFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
     WaitFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
-    SetFlag<HardEvent::M_MTE1>(EVENT_ID0);
-    SetFlag<HardEvent::M_MTE1>(EVENT_ID1);
+    for (uint32_t i = 0; i < 2; ++i) SetFlag<HardEvent::M_MTE1>(kHalfFlags[i]);
   }
 
   __aicore__ inline void Finish() {
-    WaitFlag<HardEvent::M_MTE1>(EVENT_ID0);
-    WaitFlag<HardEvent::M_MTE1>(EVENT_ID1);
+    for (uint32_t i = 0; i < 2; ++i) WaitFlag<HardEvent::M_MTE1>(kHalfFlags[i]);
   }
 
   // Opens a half for loading.
@@ -131,7 +132,7 @@ class Cube {
   }
 
  private:
-  __aicore__ inline event_t Event() const { return half_ ? EVENT_ID1 : EVENT_ID0; }
+  __aicore__ inline event_t Event() const { return kHalfFlags[half_]; }
 
   TBuf<TPosition::A2> left_;
   TBuf<TPosition::B2> right_;
