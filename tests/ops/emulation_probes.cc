@@ -142,6 +142,41 @@ void Multiply() {
   Fixpipe<float, float, CFG_ROW_MAJOR>(At<float>(output), result.Get<float>(), out);
 }
 
+// TPipe owns M_MTE1 0 to 2 of a cube core.
+void LibraryFlag() {
+  if (!ASCEND_IS_AIC || GetBlockIdx() != 0) return;
+  TPipe pipe;
+  SetFlag<HardEvent::M_MTE1>(1);
+}
+
+// Two products of one fractal into the same place.
+void AddTooSoon() {
+  if (!ASCEND_IS_AIC || GetBlockIdx() != 0) return;
+  TPipe pipe;
+  TBuf<TPosition::A1> first;
+  TBuf<TPosition::A2> left;
+  TBuf<TPosition::B2> right;
+  TBuf<TPosition::CO1> result;
+  pipe.InitBuffer(first, 512);
+  pipe.InitBuffer(left, 512);
+  pipe.InitBuffer(right, 512);
+  pipe.InitBuffer(result, 1024);
+  InitConstValue(first.Get<half>(), InitConstValueParams<half>(1, 16, 0, half(1.0f)));
+  SetFlag<HardEvent::MTE2_MTE1>(0);
+  WaitFlag<HardEvent::MTE2_MTE1>(0);
+  LoadData2DParams load;
+  load.repeatTimes = 1;
+  LoadData(left.Get<half>(), first.Get<half>(), load);
+  LoadData(right.Get<half>(), first.Get<half>(), load);
+  SetFlag<HardEvent::MTE1_M>(0);
+  WaitFlag<HardEvent::MTE1_M>(0);
+  MmadParams mad;
+  mad.m = mad.n = mad.k = 16;
+  Mmad(result.Get<float>(), left.Get<half>(), right.Get<half>(), mad);
+  mad.cmatrixInitVal = false;
+  Mmad(result.Get<float>(), left.Get<half>(), right.Get<half>(), mad);
+}
+
 void TooManyFlags() {
   if (ASCEND_IS_AIC) {
     for (int i = 0; i < 16; ++i) CrossCoreSetFlag<2, PIPE_FIX>(0);
@@ -251,6 +286,41 @@ void SameOutput() {  // two cores write the same place
   Store(room.a.Get<float>(), 64);
 }
 
+void SetTwice() {
+  if (!OnVector()) return;
+  Room room;
+  SetFlag<HardEvent::MTE2_V>(0);
+  SetFlag<HardEvent::MTE2_V>(0);
+}
+
+void EmptyBuffer() {
+  if (!OnVector()) return;
+  TPipe pipe;
+  TBuf<TPosition::VECCALC> none;
+  pipe.InitBuffer(none, 0);
+}
+
+void NoBursts() {
+  if (!OnVector()) return;
+  Room room;
+  DataCopy(room.a.Get<float>(), At<float>(input), DataCopyParams(0, 8, 0, 0));
+}
+
+void PartlyInPlace() {
+  if (!OnVector()) return;
+  Room room;
+  Load(room.a.Get<float>(), input, 256);
+  Muls(room.a.Get<float>()[8], room.a.Get<float>(), 1.0f, 128);
+}
+
+void MaskTooWide() {
+  if (!OnVector()) return;
+  Room room;
+  const uint64_t lanes = 128;  // of the 64 that a repeat of floats has
+  Load(room.a.Get<float>(), input, 256);
+  Muls(room.b.Get<float>(), room.a.Get<float>(), 1.0f, lanes, 1, UnaryRepeatParams());
+}
+
 struct Probe {
   const char* name;
   void (*run)();
@@ -273,8 +343,15 @@ const Probe kProbes[] = {
     {"Misaligned", Misaligned},
     {"WrongPlace", WrongPlace},
     {"SameOutput", SameOutput},
+    {"SetTwice", SetTwice},
+    {"EmptyBuffer", EmptyBuffer},
+    {"NoBursts", NoBursts},
+    {"PartlyInPlace", PartlyInPlace},
+    {"MaskTooWide", MaskTooWide},
 #if OMFUSE_EMULATION_SPLIT
     {"Multiply", Multiply},
+    {"LibraryFlag", LibraryFlag},
+    {"AddTooSoon", AddTooSoon},
     {"TooManyFlags", TooManyFlags},
     {"WaitForNobody", WaitForNobody},
 #endif

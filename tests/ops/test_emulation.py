@@ -123,6 +123,11 @@ BROKEN = {
     "Misaligned": "not aligned to 32",
     "WrongPlace": "without memory",
     "SameOutput": "without waiting for the write",
+    "SetTwice": "is set twice",
+    "EmptyBuffer": "len 0 is outside",
+    "NoBursts": "blockCount 0 is outside",
+    "PartlyInPlace": "overlaps a part of the destination",
+    "MaskTooWide": "lanes beyond a repeat",
 }
 
 
@@ -133,6 +138,11 @@ def test_broken_rules_are_reported(probes: dict[str, ctypes.CDLL], arch: str, na
     code, _, said = run(probes[arch], name, values, values)
     assert code == 1
     assert BROKEN[name] in said
+
+
+def test_cube_cores_have_rules_of_their_own(probes: dict[str, ctypes.CDLL]) -> None:
+    assert "M_MTE1 event 1 is set twice" in run(probes["910b"], "LibraryFlag")[2]
+    assert "without a PipeBarrier after it" in run(probes["910b"], "AddTooSoon")[2]
 
 
 def test_cross_core_flags_have_limits(probes: dict[str, ctypes.CDLL]) -> None:

@@ -50,7 +50,7 @@ class Mutant:
         path.write_text(text[: found.start()] + both + text[found.end() :], "utf-8")
 
 
-RACE = r"without waiting for|which nothing has written"
+RACE = r"without waiting for|which nothing has written|is set twice"
 CAUSAL = Case("causal", q_len=50, kv_len=77, attrs={"causal": "bottom_right"})
 WINDOW = Case("window", q_len=60, kv_len=60, attrs={"window_left": 8, "window_right": 4})
 LENGTHS = Case("lengths", batch=2, lengths=(77, 40))
@@ -143,6 +143,9 @@ WAITS = [
     Mutant("keys overwritten while read", "fa_cube_core.h",
            "WaitFlag<HardEvent::MTE1_MTE2>(flag);", "", STEPS, says=RACE,
            after="inline void LoadKeys"),
+    Mutant("added before it was there", "fa_cube.h",
+           "if (rows / kFractal * (columns / kFractal) < kSmallProduct) PipeBarrier<PIPE_M>();",
+           "", Case("few rows", q_len=1, kv_len=300), says="without a PipeBarrier"),
     Mutant("no barrier between vector instructions", "fa_vector.h", "Barrier();", "", Case("w"),
            says=RACE),
     Mutant("scores used before they were there", "fa_coupled.h",

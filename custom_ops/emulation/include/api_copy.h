@@ -38,6 +38,16 @@ inline uint32_t BurstCycles(uint32_t blocks, uint64_t length, uint32_t rate) {
   return omfuse_emu::kDmaStart + static_cast<uint32_t>(blocks * (one ? one : 1));
 }
 
+inline void CheckBursts(const char* name, const DataCopyParams& p) {
+  InRange(name, "blockCount", p.blockCount, 1, 4095);
+  InRange(name, "blockLen", p.blockLen, 1, 65535);
+}
+
+inline void CheckBursts(const char* name, const DataCopyExtParams& p) {
+  InRange(name, "blockCount", p.blockCount, 1, 4095);
+  InRange(name, "blockLen", p.blockLen, 1, 2097151);
+}
+
 inline void CountRead(Core& core, const Storage& from, uint64_t bytes, bool to_l1) {
   OmfuseCounters& traffic = core.machine().traffic();
   (from.workspace ? traffic.workspace_read : traffic.tensor_read) += bytes;
@@ -122,12 +132,14 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const uint3
 
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& p) {
+  emu::CheckBursts("DataCopy", p);
   emu::FromGlobal("DataCopy", dst, src, p.blockCount, p.blockLen * 32u,
                   (p.blockLen + p.dstStride) * 32u, (p.blockLen + p.srcStride) * 32u);
 }
 
 template <typename T>
 void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& p) {
+  emu::CheckBursts("DataCopy", p);
   emu::ToGlobal("DataCopy", dst, src, p.blockCount, p.blockLen * 32u,
                 (p.blockLen + p.dstStride) * 32u, (p.blockLen + p.srcStride) * 32u);
 }
@@ -138,6 +150,7 @@ template <typename T>
 void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyExtParams& p,
                  const DataCopyPadExtParams<T>& pad) {
   Require("DataCopyPad", dst, omfuse_emu::Space::kUb);
+  emu::CheckBursts("DataCopyPad", p);
   omfuse_emu::Core& core = omfuse_emu::Machine::Current();
   if (pad.leftPadding) core.Fail("DataCopyPad: padding on the left is not emulated");
   const uint64_t filled = p.blockLen + (pad.isPad ? pad.rightPadding * sizeof(T) : 0);
@@ -184,6 +197,7 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
 template <typename T>
 void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
                  const DataCopyExtParams& p) {
+  emu::CheckBursts("DataCopyPad", p);
   const uint64_t rounded = (uint64_t{p.blockLen} + 31) / 32 * 32;
   emu::ToGlobal("DataCopyPad", dst, src, p.blockCount, p.blockLen,
                 p.blockLen + uint64_t{p.dstStride}, rounded + uint64_t{p.srcStride} * 32);
@@ -194,6 +208,12 @@ template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Nd2NzParams& p) {
   Require("DataCopy ND2NZ", dst, omfuse_emu::Space::kL1);
   omfuse_emu::Core& core = omfuse_emu::Machine::Current();
+  InRange("DataCopy ND2NZ", "ndNum", p.ndNum, 0, 4095);
+  InRange("DataCopy ND2NZ", "nValue", p.nValue, 0, 16384);
+  InRange("DataCopy ND2NZ", "dstNzC0Stride", p.dstNzC0Stride, 1, 16384);
+  InRange("DataCopy ND2NZ", "dstNzNStride", p.dstNzNStride, 1, 16384);
+  InRange("DataCopy ND2NZ", "dstNzMatrixStride", p.dstNzMatrixStride, 0, 16384);
+  InRange("DataCopy ND2NZ", "srcDValue", p.srcDValue, 1, 65535);
   if (!p.ndNum || !p.nValue || !p.dValue) return;
   const uint32_t per_block = 32 / sizeof(T);
   const uint32_t columns = (p.dValue + per_block - 1) / per_block;
@@ -254,6 +274,7 @@ template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& p) {
   Require("DataCopy", dst, omfuse_emu::Space::kL1);
   Require("DataCopy", src, omfuse_emu::Space::kUb);
+  emu::CheckBursts("DataCopy", p);
   const uint64_t bytes = uint64_t{p.blockCount} * p.blockLen * 32;
   omfuse_emu::Machine::Current().machine().traffic().ub_to_l1 += bytes;
   emu::Move("DataCopy", omfuse_emu::kMte3, emu::SideOf(dst, (p.blockLen + p.dstStride) * 32u),
@@ -267,6 +288,7 @@ inline void DataCopy(const LocalTensor<float>& dst, const LocalTensor<float>& sr
                      const DataCopyParams& p, const DataCopyEnhancedParams& enhanced) {
   Require("DataCopy", dst, omfuse_emu::Space::kUb);
   Require("DataCopy", src, omfuse_emu::Space::kL0c, 64);
+  emu::CheckBursts("DataCopy", p);
   omfuse_emu::Core& core = omfuse_emu::Machine::Current();
   if (enhanced.blockMode != BlockMode::BLOCK_MODE_MATRIX) {
     core.Fail("DataCopy: L0C to UB needs BLOCK_MODE_MATRIX");

@@ -66,6 +66,9 @@ void LoadData(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LoadDa
 template <typename T>
 void InitConstValue(const LocalTensor<T>& dst, const InitConstValueParams<T>& p) {
   Require("InitConstValue", dst, omfuse_emu::Space::kL1);
+  InRange("InitConstValue", "repeatTimes", p.repeatTimes, 0, OMFUSE_EMULATION_SPLIT ? 32767 : 255);
+  InRange("InitConstValue", "blockNum", p.blockNum, 0, 32767);
+  InRange("InitConstValue", "dstGap", p.dstGap, 0, 32767);
   omfuse_emu::Core& core = omfuse_emu::Machine::Current();
   const uint64_t each = OMFUSE_EMULATION_SPLIT ? p.blockNum * 32u : 512u;
   const emu::Side to =
@@ -102,6 +105,9 @@ void Mmad(const LocalTensor<float>& dst, const LocalTensor<S>& a, const LocalTen
   Require("Mmad", dst, Space::kL0c, 1024);
   Require("Mmad", a, Space::kL0a, 512);
   Require("Mmad", b, Space::kL0b, 512);
+  InRange("Mmad", "m", p.m, 0, 4095);
+  InRange("Mmad", "n", p.n, 0, 4095);
+  InRange("Mmad", "k", p.k, 0, 4095);
   if (p.m % 16 || p.n % 16 || p.k % 16 || !p.m || !p.n || !p.k) {
     core.Fail("Mmad: only sizes that are multiples of 16 are emulated");
   }
@@ -111,6 +117,8 @@ void Mmad(const LocalTensor<float>& dst, const LocalTensor<S>& a, const LocalTen
   omfuse_emu::Instruction instruction;
   instruction.name = "Mmad";
   instruction.busy = m / 16 * (n / 16) * (k / 16) + 6;
+  // Adding to a small product: the device does not wait for it (CANN's Matmul puts a barrier).
+  instruction.hasty = m / 16 * (n / 16) < 10;
   instruction.latency = 16;
   core.machine().traffic().cube_macs += uint64_t{m} * n * k;
   const emu::Side to = emu::SideOf(dst, 0), left = emu::SideOf(a, 0), right = emu::SideOf(b, 0);
@@ -144,6 +152,8 @@ void Fixpipe(const GlobalTensor<D>& dst, const LocalTensor<S>& src, const Fixpip
   const QuantMode_t wanted = same ? NoQuant : std::is_same<D, half>::value ? F322F16 : F322BF16;
   if (p.quantPre != wanted) core.Fail("Fixpipe: quantPre does not fit the result type");
   if (p.nSize % 16 || p.nSize > 4095) core.Fail("Fixpipe: nSize is not a multiple of 16");
+  InRange("Fixpipe", "mSize", p.mSize, 1, config.format == CO2Layout::NZ ? 65535 : 8192);
+  InRange("Fixpipe", "dstStride", p.dstStride, 1, 0xFFFFFFFF);
   if (p.ndNum != 1 || p.unitFlag || p.isChannelSplit || p.reluEn) {
     core.Fail("Fixpipe: a mode that is not emulated");
   }

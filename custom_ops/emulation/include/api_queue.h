@@ -43,8 +43,7 @@ class TQue {
       Buffer& buffer = state_->buffers[(next_ + i) % state_->buffers.size()];
       if (buffer.state != kIdle) continue;
       next_ = (next_ + i + 1) % state_->buffers.size();
-      if (buffer.freed) WaitFlag<kFree>(buffer.event);
-      buffer.freed = false;
+      state_->TakeBack(&buffer);
       buffer.state = kTaken;
       return LocalTensor<T>(omfuse_emu::Space::kUb, storage_, buffer.offset,
                             static_cast<uint32_t>(bytes_ / sizeof(T)));
@@ -59,6 +58,7 @@ class TQue {
       omfuse_emu::Machine::Current().Fail("EnQue: more tensors than the depth of the queue");
     }
     buffer.state = kQueued;
+    buffer.event = omfuse_emu::Machine::Current().TakeEvent(static_cast<int>(kFull));
     SetFlag<kFull>(buffer.event);
     state_->waiting.push_back(&buffer - state_->buffers.data());
   }
@@ -70,6 +70,7 @@ class TQue {
     state_->waiting.erase(state_->waiting.begin());
     buffer.state = kTaken;
     WaitFlag<kFull>(buffer.event);
+    omfuse_emu::Machine::Current().GiveEvent(static_cast<int>(kFull), buffer.event);
     return LocalTensor<T>(omfuse_emu::Space::kUb, storage_, buffer.offset,
                           static_cast<uint32_t>(bytes_ / sizeof(T)));
   }
@@ -79,6 +80,7 @@ class TQue {
     Buffer& buffer = Own(tensor.offset(), kTaken, "FreeTensor");
     buffer.state = kIdle;
     buffer.freed = true;
+    buffer.event = omfuse_emu::Machine::Current().TakeEvent(static_cast<int>(kFree));
     SetFlag<kFree>(buffer.event);
   }
 
@@ -104,13 +106,19 @@ class TQue {
   struct State {
     std::vector<Buffer> buffers;
     std::vector<int64_t> waiting;
+    // Waits for the pipe that read or wrote a freed buffer last.
+    void TakeBack(Buffer* buffer) {
+      if (!buffer->freed) return;
+      WaitFlag<kFree>(buffer->event);
+      omfuse_emu::Machine::Current().GiveEvent(static_cast<int>(kFree), buffer->event);
+      buffer->freed = false;
+    }
     void Drain() {
       omfuse_emu::Core& core = omfuse_emu::Machine::Current();
       if (!waiting.empty()) core.Fail("a queue still holds a tensor at the end");
       for (Buffer& buffer : buffers) {
         if (buffer.state != kIdle) core.Fail("a tensor of a queue was never freed");
-        if (buffer.freed) WaitFlag<kFree>(buffer.event);
-        buffer.freed = false;
+        TakeBack(&buffer);
       }
     }
   };
@@ -123,9 +131,21 @@ class TQue {
 
 class TPipe {
  public:
+  // On a cube core of split chips the pipe raises three flags for the library's multiplications.
+  TPipe() {
+    for (int i = 0; i < kLibraryFlags; ++i) {
+      core_->TakeEvent(static_cast<int>(HardEvent::M_MTE1));
+      SetFlag<HardEvent::M_MTE1>(i);
+    }
+  }
+
   ~TPipe() noexcept(false) {
     if (std::uncaught_exceptions()) return;
     for (auto& drain : drains_) drain();
+    for (int i = 0; i < kLibraryFlags; ++i) {
+      WaitFlag<HardEvent::M_MTE1>(i);
+      core_->GiveEvent(static_cast<int>(HardEvent::M_MTE1), i);
+    }
     for (int space = 0; space < omfuse_emu::kSpaces; ++space) {
       core_->memory(static_cast<omfuse_emu::Space>(space)).used = 0;
     }
@@ -144,11 +164,9 @@ class TPipe {
     queue.bytes_ = Round(bytes);
     queue.storage_ = &core_->memory(omfuse_emu::Space::kUb).storage;
     queue.state_->buffers.resize(count);
-    int& events = position == TPosition::VECIN ? input_events_ : output_events_;
+    InRange("InitBuffer", "num", count, 1, kMaxBuffers);
     for (auto& buffer : queue.state_->buffers) {
       buffer.offset = Take(omfuse_emu::Space::kUb, queue.bytes_);
-      buffer.event = events++;
-      if (events > 8) core_->Fail("queues need more than the 8 events of a pipe pair");
     }
     auto state = queue.state_;
     drains_.push_back([state] { state->Drain(); });
@@ -160,21 +178,28 @@ class TPipe {
 
   uint64_t Take(omfuse_emu::Space space, uint64_t bytes) {
     omfuse_emu::LocalMemory& memory = core_->memory(space);
-    // Some library calls scratch in the last 8 KB of UB.
-    const uint64_t kept = space == omfuse_emu::Space::kUb ? 8192 : 0;
+    InRange("InitBuffer", "len", bytes, 1, 0xFFFFFFFF);
+    if (++buffers_ > kMaxBuffers) core_->Fail("InitBuffer: more than 64 buffers");
+    // Some library calls scratch in the last 8 KB of UB; split chips keep the end of L1.
+    const uint64_t kept = space == omfuse_emu::Space::kUb                               ? 8192
+                          : space == omfuse_emu::Space::kL1 && core_->machine().split() ? 256
+                                                                                        : 0;
     const uint64_t offset = memory.used;
     memory.used += bytes;
     if (memory.used + kept > memory.storage.size) {
       core_->Fail("InitBuffer: " + std::to_string(memory.used) + " bytes do not fit in " +
                   memory.storage.name + " of " + std::to_string(memory.storage.size) +
-                  (kept ? " less 8192 kept for the library" : ""));
+                  (kept ? " less " + std::to_string(kept) + " kept for the library" : ""));
     }
     return offset;
   }
 
+  static constexpr uint32_t kMaxBuffers = 64;
+
   omfuse_emu::Core* core_ = &omfuse_emu::Machine::Current();
+  const int kLibraryFlags = core_->machine().split() && core_->cube() ? 3 : 0;
   std::vector<std::function<void()>> drains_;
-  int input_events_ = 0, output_events_ = 0;
+  uint32_t buffers_ = 0;
 };
 
 }  // namespace AscendC

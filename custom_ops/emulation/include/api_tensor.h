@@ -87,6 +87,15 @@ inline void Require(const char* name, const LocalTensor<T>& tensor, omfuse_emu::
   }
 }
 
+// Fails unless a parameter is in its documented range.
+inline void InRange(const char* name, const char* parameter, uint64_t value, uint64_t low,
+                    uint64_t high) {
+  if (value >= low && value <= high) return;
+  omfuse_emu::Machine::Current().Fail(std::string(name) + ": " + parameter + " " +
+                                      std::to_string(value) + " is outside " + std::to_string(low) +
+                                      ".." + std::to_string(high));
+}
+
 }  // namespace AscendC
 
 #endif  // OMFUSE_EMULATION_API_TENSOR_H_

@@ -76,6 +76,22 @@ inline void Touch(std::vector<Range>* ranges, const Operand& operand, const Lane
   }
 }
 
+// Repeats of an instruction do not wait for each other, so a source is the destination itself or
+// lies clear of it.
+inline void CheckOverlap(const char* name, const Operand& to, const Operand& from,
+                         const std::vector<Range>& writes, const std::vector<Range>& reads) {
+  if (from.storage != to.storage || (from.offset == to.offset && from.size == to.size)) return;
+  for (const Range& write : writes) {
+    for (const Range& read : reads) {
+      if (read.storage != write.storage || read.end <= write.begin || write.end <= read.begin) {
+        continue;
+      }
+      omfuse_emu::Machine::Current().Fail(std::string(name) +
+                                          ": a source overlaps a part of the destination");
+    }
+  }
+}
+
 inline void CheckRepeats(const char* name, uint32_t repeats, bool counted) {
   if (!counted && repeats > 255) {
     omfuse_emu::Machine::Current().Fail(std::string(name) + ": more than 255 repeats");
@@ -97,7 +113,18 @@ void Run(const char* name, const omfuse_emu::VectorCost& cost, const Operand (&o
   instruction.latency = cost.start;
   if (core.machine().checks()) {
     Touch(&instruction.writes, operands[0], lanes, per_repeat);
-    for (size_t i = 1; i < count; ++i) Touch(&instruction.reads, operands[i], lanes, per_repeat);
+    for (size_t i = 1; i < count; ++i) {
+      std::vector<Range> reads;
+      Touch(&reads, operands[i], lanes, per_repeat);
+      CheckOverlap(name, operands[0], operands[i], instruction.writes, reads);
+      instruction.reads.insert(instruction.reads.end(), reads.begin(), reads.end());
+    }
+    const uint64_t beyond = per_repeat == 64   ? lanes.mask[1]
+                            : per_repeat == 32 ? lanes.mask[1] | lanes.mask[0] >> 32
+                                               : 0;
+    if (beyond || !(lanes.mask[0] | lanes.mask[1])) {
+      core.Fail(std::string(name) + ": the mask has lanes beyond a repeat, or none");
+    }
   }
   struct Captured {
     Operand operands[count];

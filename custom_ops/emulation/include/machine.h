@@ -16,6 +16,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -42,6 +43,7 @@ struct Instruction {
   std::vector<Range> reads, writes;
   bool copies = false;   // moves bytes only: uninitialised bytes travel instead of failing
   bool control = false;  // a flag or barrier: runs even when only costs are counted
+  bool hasty = false;    // the next instruction of its pipe may start before the result is there
   uint64_t issued = 0;
   Clock knows;  // the scalar program's clock at issue
   std::function<void()> run;
@@ -56,7 +58,8 @@ struct Pipe {
   uint64_t visible = 0;  // when its last result is visible
   uint64_t busy = 0, count = 0;
   Clock clock;
-  std::deque<uint64_t> starts;  // of the instructions still in a device queue
+  std::unordered_set<uint32_t> hasty;  // instructions of that kind since the last barrier
+  std::deque<uint64_t> starts;         // of the instructions still in a device queue
 };
 
 class Machine;
@@ -80,6 +83,9 @@ class Core {
   void CrossWait(int flag);
   void SyncAll();
   void Scalar(uint32_t cycles) { scalar_time_ += cycles; }
+  // Event ids that queues take from the pool of a kind of flag, the lowest free one first.
+  int TakeEvent(int kind);
+  void GiveEvent(int kind, int event) { events_[kind] &= ~(1u << event); }
   [[noreturn]] void Fail(const std::string& what) const;
   std::string Where() const;
 
@@ -109,6 +115,8 @@ class Core {
   Pipe pipes_[kPipes];
   std::deque<Signal> flags_[kPipes][kPipes][8];
   uint64_t scalar_time_ = 0;
+  uint32_t events_[64] = {};
+  bool raised_[kPipes][kPipes][8] = {};  // set and not waited for, in the order of the program
 };
 
 struct Violation : std::runtime_error {

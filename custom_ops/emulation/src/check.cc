@@ -32,6 +32,9 @@ void Core::CheckAccess(int id, const Instruction& instruction) {
   const uint32_t slot = Slot(id);
   const std::string what = std::string(instruction.name) + " on pipe " + kPipeNames[id];
   const bool vector = id == kV;
+  auto too_early = [&](const Epoch& write) {
+    return write.slot == slot && pipe.hasty.count(write.sequence) != 0;
+  };
   for (const Range& range : instruction.reads) {
     Storage& storage = *range.storage;
     if (range.begin >= range.end || range.end > storage.size + storage.spare) {
@@ -43,6 +46,10 @@ void Core::CheckAccess(int id, const Instruction& instruction) {
     if (!storage.races) continue;
     for (uint64_t i = range.begin / storage.granule; i * storage.granule < range.end; ++i) {
       Cell& cell = storage.cells[i];
+      if (too_early(cell.write)) {
+        Fail(what + " adds to " + Bytes(range) +
+             ", a product of fewer than 10 fractals, without a PipeBarrier after it");
+      }
       if (!Before(cell.write, slot, pipe, vector)) {
         Fail(what + " reads " + Bytes(range) + " without waiting for the write by " +
              Other(*machine_, cell.write));

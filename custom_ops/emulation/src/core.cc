@@ -100,14 +100,29 @@ void Core::Execute(int id, Instruction* instruction) {
     Join(&pipe.clock, instruction->knows);
     pipe.clock[Slot(id)] = ++pipe.done;
     CheckAccess(id, *instruction);
+    if (instruction->hasty) pipe.hasty.insert(pipe.done);
   }
   if (instruction->control || machine_->executes()) instruction->run();
+}
+
+int Core::TakeEvent(int kind) {
+  for (int event = 0; event < 8; ++event) {
+    if (events_[kind] >> event & 1) continue;
+    events_[kind] |= 1u << event;
+    return event;
+  }
+  Fail("queues need more than the 8 events of a pipe pair");
 }
 
 void Core::SetFlag(int from, int to, int event) {
   if (event < 0 || event > 7) Fail("event id " + std::to_string(event) + " is outside 0..7");
   Pipe& pipe = pipes_[from];
   std::deque<Signal>& flag = flags_[from][to][event];
+  if (raised_[from][to][event]) {
+    Fail(std::string("SetFlag ") + kPipeNames[from] + "_" + kPipeNames[to] + " event " +
+         std::to_string(event) + " is set twice without a WaitFlag between");
+  }
+  raised_[from][to][event] = true;
   if (from == kS) {
     flag.push_back({scalar_time_, pipe.clock});
     return;
@@ -133,10 +148,11 @@ void Core::WaitFlag(int from, int to, int event) {
     pipe.time = std::max(pipe.time, flag.front().time);
     flag.pop_front();
   };
-  if (!machine_->random() && flag.empty()) {
+  if (!raised_[from][to][event]) {
     Fail(std::string("WaitFlag ") + kPipeNames[from] + "_" + kPipeNames[to] + " event " +
          std::to_string(event) + " has no SetFlag before it");
   }
+  raised_[from][to][event] = false;
   if (to == kS) {
     Block("WaitFlag", [&flag] { return !flag.empty(); });
     pipe.time = scalar_time_;
@@ -160,6 +176,7 @@ void Core::Barrier(int id) {
     barrier.control = true;
     barrier.run = [&pipe] {
       pipe.barrier = pipe.done;
+      pipe.hasty.clear();
       pipe.time = std::max(pipe.time, pipe.visible);
     };
     Issue(id, std::move(barrier));
@@ -168,6 +185,7 @@ void Core::Barrier(int id) {
   Block("PipeBarrier<PIPE_ALL>", [this] { return Idle(); });
   for (Pipe& pipe : pipes_) {
     pipe.barrier = pipe.done;
+    pipe.hasty.clear();
     scalar_time_ = std::max({scalar_time_, pipe.time, pipe.visible});
     if (machine_->checks()) Join(&pipes_[kS].clock, pipe.clock);
   }

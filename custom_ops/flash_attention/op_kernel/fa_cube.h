@@ -16,6 +16,8 @@ constexpr uint32_t kHalfL0 = 32 * 1024;  // bytes: 128 x 128 elements of two byt
 // chips, for the library's own multiplications, and waits for them at the end.
 constexpr event_t kHalfFlags[2] = {EVENT_ID3, EVENT_ID4};
 
+constexpr uint32_t kSmallProduct = 10;  // fractals
+
 template <typename T>
 class Cube {
  public:
@@ -123,6 +125,8 @@ class Cube {
     params.cmatrixInitVal = fresh;
     const uint32_t begin = half_ * (kHalfL0 / sizeof(T));
     AscendC::Mmad(to, left_.template Get<T>()[begin], right_.template Get<T>()[begin + at], params);
+    // A product of few fractals is not there yet when the next one could add to it.
+    if (rows / kFractal * (columns / kFractal) < kSmallProduct) PipeBarrier<PIPE_M>();
   }
 
   // Hands the half back and turns to the other one.
