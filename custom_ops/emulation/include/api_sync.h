@@ -29,6 +29,12 @@ inline int64_t GetBlockIdx() {
   return core.block() * 2 + core.sub();
 }
 
+// The workspace behind what CANN keeps for itself; nothing is kept here.
+inline GM_ADDR GetUserWorkspace(GM_ADDR workspace) {
+  if (!workspace) omfuse_emu::Machine::Current().Fail("GetUserWorkspace: workspace is null");
+  return workspace;
+}
+
 #if OMFUSE_EMULATION_SPLIT
 inline int64_t GetSubBlockIdx() { return omfuse_emu::Machine::Current().sub(); }
 inline int64_t GetTaskRation() { return omfuse_emu::Machine::Current().cube() ? 1 : 2; }

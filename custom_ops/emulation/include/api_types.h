@@ -44,7 +44,9 @@ enum QuantMode_t { NoQuant, F322F16, F322BF16 };
 
 #define ASCEND_IS_AIC (omfuse_emu::Machine::Current().cube())
 #define ASCEND_IS_AIV (!OMFUSE_EMULATION_SPLIT || !omfuse_emu::Machine::Current().cube())
-#define KERNEL_TASK_TYPE_DEFAULT(type)
+// Which cores a block takes; only the one of the emulated machine is known.
+enum KernelType { KERNEL_TYPE_MIX_AIC_1_2 };
+#define KERNEL_TASK_TYPE_DEFAULT(type) static_assert(type == KERNEL_TYPE_MIX_AIC_1_2, "core type")
 
 namespace AscendC {
 

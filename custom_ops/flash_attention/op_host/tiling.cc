@@ -11,10 +11,11 @@
 
 namespace optiling {
 
-// Tells CANN's kernel compiler how much tiling data the operator has; without it the host gets no
-// room for them. The kernel and PlanTiling know what the words mean.
+// From this class CANN's kernel compiler makes GET_TILING_DATA, and the host learns how much room
+// the tiling data need. Plain words: floats stay exact where they become constants of a kernel. The
+// kernel and PlanTiling know what the words mean.
 BEGIN_TILING_DATA_DEF(FlashAttentionWords)
-TILING_DATA_FIELD_DEF_ARR(uint32_t, sizeof(omfuse::FlashAttentionTiling) / sizeof(uint32_t), words);
+TILING_DATA_FIELD_DEF_ARR(uint32_t, omfuse::kTilingWords, words);
 END_TILING_DATA_DEF;
 REGISTER_TILING_DATA_CLASS(FlashAttention, FlashAttentionWords)
 
@@ -22,6 +23,8 @@ REGISTER_TILING_DATA_CLASS(FlashAttention, FlashAttentionWords)
 
 namespace omfuse {
 namespace {
+
+const uint32_t kBatchMode = 1;
 
 int32_t TypeCode(ge::DataType type) {
   switch (type) {
@@ -185,6 +188,8 @@ ge::graphStatus Tile(gert::TilingContext* context) {
   }
   context->SetTilingKey(plan.tiling_key);
   context->SetBlockDim(plan.block_dim);
+  // Cores wait for each other, so all blocks start together ("batch mode") or none does.
+  if (platform.split) context->SetScheduleMode(kBatchMode);
   workspace[0] = static_cast<size_t>(plan.workspace_bytes + system_workspace);
   return ge::GRAPH_SUCCESS;
 }

@@ -59,11 +59,18 @@ __aicore__ inline float Lowest() { return FromBits(0xFF7FFFFFu); }
 
 __aicore__ inline void Barrier() { PipeBarrier<PIPE_V>(); }
 
-// Copies the tiling from global memory; whole words, as the struct promises.
-__aicore__ inline void ReadTiling(GM_ADDR address, FlashAttentionTiling* tiling) {
-  const __gm__ uint32_t* from = reinterpret_cast<const __gm__ uint32_t*>(address);
+struct TilingWords {
+  __aicore__ inline explicit TilingWords(GM_ADDR address) {
+    const __gm__ uint32_t* from = reinterpret_cast<const __gm__ uint32_t*>(address);
+    for (uint32_t i = 0; i < kTilingWords; ++i) words[i] = from[i];
+  }
+  uint32_t words[kTilingWords];
+};
+
+// The tiling from its words, as the struct promises.
+__aicore__ inline void ReadTiling(const uint32_t* words, FlashAttentionTiling* tiling) {
   uint32_t* to = reinterpret_cast<uint32_t*>(tiling);
-  for (uint32_t i = 0; i < sizeof(FlashAttentionTiling) / sizeof(uint32_t); ++i) to[i] = from[i];
+  for (uint32_t i = 0; i < kTilingWords; ++i) to[i] = words[i];
 }
 
 // The scalar unit of this kernel reads 16-bit numbers as bits.

@@ -60,6 +60,7 @@ struct FlashAttentionTiling {
 };
 
 static_assert(sizeof(FlashAttentionTiling) % 8 == 0, "the kernel reads whole words");
+const uint32_t kTilingWords = sizeof(FlashAttentionTiling) / sizeof(uint32_t);
 
 }  // namespace omfuse
 
