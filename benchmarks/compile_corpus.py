@@ -1,6 +1,6 @@
 """Compiles every rewritten model of a corpus with the simulated ATC and inspects the result.
 
-    python -m benchmarks.compile_corpus --corpus ../shared/corpus
+    python -m benchmarks.compile_corpus --corpus CORPUS
     python -m benchmarks.compile_corpus --corpus DIR --only bert --soc Ascend310P3 --subprocess
 
 For each model and chip: rewrite, compile, read the .om with the reader, and compare the number of

@@ -1,6 +1,6 @@
 """How many of a corpus' true attention blocks are fused, and whether the models stay the same.
 
-    python -m benchmarks.coverage --corpus ../shared/corpus
+    python -m benchmarks.coverage --corpus CORPUS
     python -m benchmarks.coverage --corpus DIR --only bert --json
     python -m benchmarks.coverage --corpus DIR --peers        # onnxscript, onnxruntime, OpenVINO
 

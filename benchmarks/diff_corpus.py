@@ -1,6 +1,6 @@
 """Does `omfuse diff` pass every right rewrite of a corpus and fail every wrong one?
 
-    python -m benchmarks.diff_corpus --corpus ../shared/corpus [--every 5] [--outputs-only]
+    python -m benchmarks.diff_corpus --corpus CORPUS [--every 5] [--outputs-only]
 
 Each model is rewritten, and its last FlashAttention node is then made wrong in one way at a time.
 A mistake that cannot be seen (a mask that masks nothing, say) is told apart by running both models

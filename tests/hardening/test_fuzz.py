@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from benchmarks.damage import BYTES, GRAPH, Damage, damage_bytes, retarget
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
-from onnx import AttributeProto, numpy_helper
+from onnx import numpy_helper
 from onnx_text import build, feeds
 
 import omfuse
@@ -29,7 +28,7 @@ quick = settings(
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["flip", "cut", "drop", "repeat"]),
+            st.sampled_from(BYTES),
             st.integers(0, len(SAMPLE) - 1),
             st.integers(1, 4000),
         ),
@@ -38,18 +37,7 @@ quick = settings(
     )
 )
 def test_damaged_files(damages: list[tuple[str, int, int]]) -> None:
-    data = bytearray(SAMPLE)
-    for kind, at, size in damages:
-        at %= max(len(data), 1)
-        if kind == "flip" and data:
-            data[at] ^= 1 << (size % 8)
-        elif kind == "cut":
-            del data[at:]
-        elif kind == "drop":
-            del data[at : at + size]
-        else:
-            data[at:at] = data[at : at + size]
-    _read(bytes(data))
+    _read(damage_bytes(SAMPLE, damages))
 
 
 @quick
@@ -80,76 +68,17 @@ BASE = build(
 )
 
 
-def _retarget(model: onnx.ModelProto, a: int, b: int) -> None:
-    """Let a node read another value."""
-    nodes = model.graph.node
-    names = [value.name for value in model.graph.input]
-    names += [name for node in nodes for name in node.output]
-    node = nodes[a % len(nodes)]
-    if node.input:
-        node.input[b % len(node.input)] = names[(a * 7 + b) % len(names)]
-
-
-def _drop_input(model: onnx.ModelProto, a: int, b: int) -> None:
-    node = model.graph.node[a % len(model.graph.node)]
-    if node.input:
-        del node.input[b % len(node.input)]
-
-
-def _other_op(model: onnx.ModelProto, a: int, b: int) -> None:
-    ops = ("Add", "Mul", "MatMul", "Softmax", "Where", "Transpose", "Concat", "Sub", "Einsum")
-    model.graph.node[a % len(model.graph.node)].op_type = ops[b % len(ops)]
-
-
-def _attribute(model: onnx.ModelProto, a: int, b: int) -> None:
-    node = model.graph.node[a % len(model.graph.node)]
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.INT:
-            attribute.i = b - 50
-        elif attribute.type == AttributeProto.INTS and attribute.ints:
-            attribute.ints[b % len(attribute.ints)] = b - 50
-        elif attribute.type == AttributeProto.FLOAT:
-            attribute.f = float(b - 50)
-
-
-def _dim(model: onnx.ModelProto, a: int, b: int) -> None:
-    value = model.graph.input[a % len(model.graph.input)]
-    dims = value.type.tensor_type.shape.dim
-    if dims:
-        dims[b % len(dims)].dim_value = (0, 1, 3, 2**62, -5)[b % 5]
-
-
-def _remove(model: onnx.ModelProto, a: int, _: int) -> None:
-    del model.graph.node[a % len(model.graph.node)]
-
-
-def _no_type(model: onnx.ModelProto, a: int, _: int) -> None:
-    model.graph.input[a % len(model.graph.input)].ClearField("type")
-
-
-def _twice(model: onnx.ModelProto, a: int, b: int) -> None:
-    node = model.graph.node[a % len(model.graph.node)]
-    if node.output:
-        node.output.append(node.output[0])
-    model.graph.output.append(copy.deepcopy(model.graph.output[0]))
-
-
-DAMAGES: tuple[Callable[[onnx.ModelProto, int, int], None], ...] = (
-    _retarget, _drop_input, _other_op, _attribute, _dim, _remove, _no_type, _twice,
-)  # fmt: skip
-
-
 @settings(quick, max_examples=400)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(DAMAGES), st.integers(0, 99), st.integers(0, 99)),
+        st.tuples(st.sampled_from(GRAPH), st.integers(0, 99), st.integers(0, 99)),
         min_size=1,
         max_size=3,
     )
 )
-@example([(_retarget, 24, 37)])  # the fill is added to every score
+@example([(retarget, 24, 37)])  # the fill is added to every score
 def test_damaged_graphs(
-    damages: list[tuple[Callable[[onnx.ModelProto, int, int], None], int, int]],
+    damages: list[tuple[Damage, int, int]],
 ) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(BASE)

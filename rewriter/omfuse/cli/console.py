@@ -6,6 +6,7 @@ Colours and progress only on a terminal; ``NO_COLOR`` is honoured (by rich).
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,22 @@ from omfuse.errors import OmfuseError
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print the one JSON object that ``--json`` promises on stdout."""
-    sys.stdout.write(json.dumps(document, indent=1, default=str, allow_nan=True) + "\n")
+    """Print the one JSON object that ``--json`` promises on stdout.
+
+    JSON has no NaN and no infinity: they become the texts ``nan``, ``inf`` and ``-inf``.
+    """
+    text = json.dumps(_finite(document), indent=1, default=str, allow_nan=False)
+    sys.stdout.write(text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def print_line(text: str = "") -> None:

@@ -7,8 +7,8 @@ One topological pass fills shapes with symbolic dimensions and the contents of s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from omfuse.graph.view import GraphView, Node
 
 Array = NDArray[Any]
 Shape = tuple[Size, ...]
+Result = TypeVar("Result")
 
 SMALL = 64  # contents up to this many elements are followed through shape arithmetic
 FOLD_LIMIT = 1 << 22  # constants up to this many elements are evaluated on demand
@@ -109,7 +110,7 @@ class Facts:
         if value in self._folded:
             return self._folded[value]
         self._folded[value] = None
-        self._folded[value] = content_rules.fold(self, value)
+        self._folded[value] = _or_unknown(content_rules.fold, self, value)
         return self._folded[value]
 
     def branch(self, body: onnx.GraphProto) -> Facts:
@@ -141,14 +142,14 @@ class Facts:
                 self.shapes[name] = shape
         for node in self.view.nodes:
             if node.outputs and not self._declared.get(node.outputs[0], (0, None))[0]:
-                self._dtypes[node.outputs[0]] = dtype_rules.infer(self, node)
-            content = content_rules.small(self, node)
+                self._dtypes[node.outputs[0]] = _or_unknown(dtype_rules.infer, self, node) or 0
+            content = _or_unknown(content_rules.small, self, node)
             if content is not None and node.outputs:
                 self.contents[node.outputs[0]] = content
             for index, output in enumerate(node.outputs):
                 if not output:
                     continue
-                shape = shape_rules.infer(self, node, index)
+                shape = _or_unknown(shape_rules.infer, self, node, index)
                 declared = self._declared.get(output, (0, None))[1]
                 if shape is None:
                     shape = declared
@@ -159,6 +160,14 @@ class Facts:
                     )
                 if shape is not None:
                     self.shapes[output] = shape
+
+
+def _or_unknown(rule: Callable[..., Result], facts: Facts, *subject: Any) -> Result | None:
+    """Apply a rule of inference; what it cannot digest, a damaged node, is not known."""
+    try:
+        return rule(facts, *subject)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _elements(tensor: TensorProto) -> int:

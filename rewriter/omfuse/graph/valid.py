@@ -6,7 +6,7 @@ kind.  Operators without a schema, newer opsets and foreign domains pass.
 
 from __future__ import annotations
 
-from onnx import AttributeProto, NodeProto, defs
+from onnx import AttributeProto, NodeProto, TensorProto, defs
 
 from omfuse.errors import ModelError
 from omfuse.graph.view import GraphView
@@ -74,6 +74,8 @@ def _fault(node: NodeProto, schema: defs.OpSchema) -> str:
         field = _FIELDS.get(attribute.type)
         if field is not None and not attribute.HasField(field):
             return f"has an empty attribute {attribute.name}"
+        if attribute.name in ("to", "dtype") and attribute.i not in TensorProto.DataType.values():
+            return f"has an attribute {attribute.name} that names no dtype"
     for name, attribute in known.items():
         if attribute.required and name not in present:
             return f"lacks the attribute {name}"
