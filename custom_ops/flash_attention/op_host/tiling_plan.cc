@@ -133,8 +133,10 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   bytes += cells * 2;                    // probabilities
   if (!split) bytes += static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
-  bytes += 2 * Slots(split) * coreRows * 32;      // max, alpha
-  bytes += t.stepColumns / 16 * t.groupRows * 8;  // reduction
+  bytes += 2 * Slots(split) * coreRows * 32;  // max, alpha
+  const uint64_t partial = static_cast<uint64_t>(t.stepColumns) / 16 * t.groupRows * 8;
+  const uint64_t windows = t.groupRows <= 16 ? static_cast<uint64_t>(t.groupRows) * 256 : 0;
+  bytes += partial > windows ? partial : windows;  // reduction
   bytes += t.groupRows * (64 + 64 + 32) + 64;
   if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
   if (t.mask) bytes += cells * 5;

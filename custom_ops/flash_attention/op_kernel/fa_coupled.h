@@ -275,6 +275,7 @@ class CoupledCore {
     }
     SetFlag<HardEvent::V_M>(2);
     if (step.last) {
+      if (t.lse) softmax_.Settle(step, step.rowsPad);
       output_.Finish(step, softmax_.Max(step), step.firstRow, step.rowsPad, step.rows);
     }
   }

@@ -83,10 +83,10 @@ class Cube {
   }
 
   // The right operand from values: rows are keys, columns `first`.. of [..][keys][16] in L1, and
-  // behind them, if wanted, 16 columns of ones.
+  // behind them, if wanted, 16 columns of ones. It goes to element `at` of the half.
   __aicore__ inline void LoadValues(const LocalTensor<T>& from, uint32_t keys, uint32_t first,
-                                    uint32_t columns, bool ones) {
-    const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T))];
+                                    uint32_t columns, bool ones, uint32_t at = 0) {
+    const LocalTensor<T> to = right_.template Get<T>()[half_ * (kHalfL0 / sizeof(T)) + at];
     const uint32_t across = columns / kFractal;
     const uint32_t pitch = across + (ones ? 1 : 0);
     const uint32_t down = keys / kFractal;

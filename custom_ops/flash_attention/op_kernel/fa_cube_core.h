@@ -36,6 +36,10 @@ class CubeCore {
     partColumns_ = tiling->valuePad + kFractal;
     pieceColumns_ =
         kHalfL0 / static_cast<uint32_t>(sizeof(T)) / tiling->panelKeys / kFractal * kFractal;
+    together_ = tiling->alternate && partColumns_ <= pieceColumns_;
+    if (tiling->alternate) {
+      pieceColumns_ = Smaller(pieceColumns_, RoundUp(CeilDiv(partColumns_, 2), kFractal));
+    }
     uint32_t columns = tiling->panelKeys + partColumns_;
     if (!tiling->alternate) columns = partColumns_ > 2 * kPanel ? partColumns_ : 2 * kPanel;
     pipe->InitBuffer(results_, tiling->blockRows * columns * static_cast<uint32_t>(sizeof(float)));
@@ -250,9 +254,6 @@ class CubeCore {
     const FlashAttentionTiling& t = *tiling_;
     const uint32_t most = t.alternate ? RoundUp(t.panelKeys / 2, kFractal) : t.panelKeys;
     const uint32_t blocks = CeilDiv(keys, most);
-    for (uint32_t block = 0; block < blocks; ++block) {
-      WaitFlag<HardEvent::FIX_M>(ScoreFlag(block));
-    }
     for (uint32_t first = 0; first < t.depthPad; first += kDepthPart) {
       const uint32_t depth = Smaller(kDepthPart, t.depthPad - first);
       cube_.Open();
@@ -263,6 +264,7 @@ class CubeCore {
       }
       cube_.Close();
       for (uint32_t block = 0; block < blocks; ++block) {
+        if (first == 0) WaitFlag<HardEvent::FIX_M>(ScoreFlag(block));
         cube_.Multiply(ScoreResult(block, most), step.rowsPad, Smaller(most, keys - block * most),
                        depth, first == 0, block * most * depth);
         if (first + depth == t.depthPad) SetFlag<HardEvent::M_FIX>(ScoreFlag(block));
@@ -293,9 +295,6 @@ class CubeCore {
     valuesAt_ = Cursor();
     pieces_ = CeilDiv(partColumns_, pieceColumns_);
     firstPiece_ = tiling_->alternate ? 2 : pieces_ > 1 ? 0 : resultTurn_;
-    for (uint32_t piece = 0; piece < pieces_; ++piece) {
-      WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(firstPiece_ + piece));
-    }
   }
 
   // Adds the next panel of values; false when the step has no more. Loads go on up to step `next`.
@@ -315,7 +314,8 @@ class CubeCore {
     }
     PartPanel(step, probs[done * step.rowsPad], values[done * t.valuePad],
               RoundUp(Smaller(t.panelKeys, keys - done), kFractal),
-              valuesAt_.part == 0 && done == 0);
+              valuesAt_.part == 0 && done == 0,
+              done + t.panelKeys >= keys && valuesAt_.part + 1 == Parts(step));
     valuesAt_.done += t.panelKeys;
     if (valuesAt_.done < keys) return true;
     SetFlag<HardEvent::MTE1_MTE2>(valueFlag);
@@ -332,26 +332,45 @@ class CubeCore {
   __aicore__ inline void EndParts(const Step& step) {
     for (uint32_t piece = 0; piece < pieces_; ++piece) {
       const uint32_t column = piece * pieceColumns_;
-      const int32_t flag = static_cast<int32_t>(firstPiece_ + piece);
-      SetFlag<HardEvent::M_FIX>(flag);
       Store(slots_.parts[step.slot][column * step.rowsPad], PartResult(piece), step.rowsPad,
-            Smaller(pieceColumns_, partColumns_ - column), flag);
+            PieceColumns(piece), PieceFlag(piece));
     }
     if (!tiling_->alternate) resultTurn_ = pieces_ > 1 ? 0 : resultTurn_ ^ 1;
     AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kPartsReady);
   }
 
+  __aicore__ inline int32_t PieceFlag(uint32_t piece) const {
+    return static_cast<int32_t>(firstPiece_ + piece);
+  }
+  __aicore__ inline uint32_t PieceColumns(uint32_t piece) const {
+    return Smaller(pieceColumns_, partColumns_ - piece * pieceColumns_);
+  }
+
+  // A panel of a step's values, the `first` or `last` of the step. Alternating, there are at least
+  // two pieces, so that one leaves L0C while the other still multiplies; they load together if they
+  // can.
   __aicore__ inline void PartPanel(const Step& step, const LocalTensor<T>& probs,
-                                   const LocalTensor<T>& values, uint32_t keys, bool fresh) {
-    for (uint32_t piece = 0; piece < pieces_; ++piece) {
-      const uint32_t column = piece * pieceColumns_;
-      const uint32_t columns = Smaller(pieceColumns_, partColumns_ - column);
-      const bool ones = piece + 1 == pieces_;
+                                   const LocalTensor<T>& values, uint32_t keys, bool first,
+                                   bool last) {
+    const uint32_t together = together_ ? pieces_ : 1;
+    for (uint32_t begin = 0; begin < pieces_; begin += together) {
       cube_.Open();
       cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, keys);
-      cube_.LoadValues(values, keys, column, ones ? columns - kFractal : columns, ones);
+      for (uint32_t i = 0; i < together; ++i) {
+        const uint32_t column = (begin + i) * pieceColumns_;
+        const uint32_t columns = PieceColumns(begin + i);
+        const bool ones = begin + i + 1 == pieces_;
+        cube_.LoadValues(values, keys, column, ones ? columns - kFractal : columns, ones,
+                         i * pieceColumns_ * keys);
+      }
       cube_.Close();
-      cube_.Multiply(PartResult(piece), step.rowsPad, columns, keys, fresh);
+      for (uint32_t i = 0; i < together; ++i) {
+        const uint32_t piece = begin + i;
+        if (first) WaitFlag<HardEvent::FIX_M>(PieceFlag(piece));
+        cube_.Multiply(PartResult(piece), step.rowsPad, PieceColumns(piece), keys, first,
+                       i * pieceColumns_ * keys);
+        if (last) SetFlag<HardEvent::M_FIX>(PieceFlag(piece));
+      }
       cube_.Release();
     }
   }
@@ -389,6 +408,7 @@ class CubeCore {
   Loads keyLoads_, valueLoads_, probLoads_;
   Cursor scores_, valuesAt_;
   uint32_t partColumns_, pieceColumns_, pieces_, firstPiece_, resultTurn_ = 0;
+  bool together_;
 };
 
 }  // namespace omfuse

@@ -1,9 +1,10 @@
 // The online softmax of one step on a group of rows.
 //
-// For each row it keeps the largest score so far (m); a step gives alpha = exp(m_before - m_after),
-// by which the output so far shrinks. m starts at the lowest finite float, so that a row in which
-// everything is masked (-inf) gives exp(-inf) = 0 and not NaN. The sum of exp(score - m) is not
-// taken here: the cube adds the probabilities up, as a column of the output (see fa_cube.h).
+// For each row it keeps the largest score so far (m; of unscaled scores where the scale is late); a
+// step gives alpha = exp(m_before - m_after), by which the output so far shrinks. m starts at the
+// lowest finite float, so that a row in which everything is masked (-inf) gives exp(-inf) = 0 and
+// not NaN. The sum of exp(score - m) is not taken here: the cube adds the probabilities up, as a
+// column of the output (see fa_cube.h).
 #ifndef OMFUSE_FA_SOFTMAX_H_
 #define OMFUSE_FA_SOFTMAX_H_
 
@@ -17,6 +18,12 @@ __aicore__ inline bool StartsWithSink(const FlashAttentionTiling& tiling, const 
   return tiling.sink && step.part == 0;
 }
 
+// Scratch of the row maxima.
+__aicore__ inline uint32_t WorkBytes(const FlashAttentionTiling& t) {
+  const uint32_t partial = t.stepColumns / kFractal * t.groupRows * 8;
+  return t.groupRows <= kFractal && partial < t.groupRows * 256 ? t.groupRows * 256 : partial;
+}
+
 template <typename T>
 class Softmax {
  public:
@@ -28,7 +35,7 @@ class Softmax {
     pipe->InitBuffer(max_, kSlots * coreRows * 32);
     pipe->InitBuffer(alpha_, kSlots * coreRows * 32);
     const uint32_t rows = tiling->groupRows;
-    pipe->InitBuffer(work_, tiling->stepColumns / kFractal * rows * 8);
+    pipe->InitBuffer(work_, WorkBytes(*tiling));
     pipe->InitBuffer(pairs_, rows * 64);
     pipe->InitBuffer(wide_, rows * 64);
     pipe->InitBuffer(narrow_, rows * 32);
@@ -50,6 +57,14 @@ class Softmax {
   }
   __aicore__ inline LocalTensor<float> Alpha(const Step& step) {
     return alpha_.Get<float>()[step.slot * coreRows_ * kLane];
+  }
+
+  // Ends a task of `rows` rows: its maxima become those of scaled scores.
+  __aicore__ inline void Settle(const Step& step, uint32_t rows) {
+    if (!late_) return;
+    const LocalTensor<float> max = Max(step);
+    AscendC::Muls(max, max, tiling_->scale, static_cast<int32_t>(rows * kLane));
+    Barrier();
   }
 
   // Starts a task: nothing seen, or the sink, which is a score without a value.
@@ -90,27 +105,26 @@ class Softmax {
     const int32_t stats = static_cast<int32_t>(rows * kLane);
 
     MaxRows(narrow, scores, work, pairs, step.countPad, rows);
-    if (late_) {
-      AscendC::Muls(narrow, narrow, tiling_->scale, stats);
-      Barrier();
-    }
     AscendC::Max(narrow, narrow, max, stats);
     Barrier();
     AscendC::Sub(alpha, max, narrow, stats);
-    Widen(wide, narrow, rows, -1.0f);
+    Widen(wide, narrow, rows, late_ ? -tiling_->scale : -1.0f);
     Barrier();
-    AscendC::Exp(alpha, alpha, stats);
+    if (late_) AscendC::Muls(alpha, alpha, tiling_->scale, stats);
     ScaleAndSubtract(scores, factor_.Get<float>(), wide, step.countPad, rows);
     AscendC::Adds(max, narrow, 0.0f, stats);
     Barrier();
+    AscendC::Exp(alpha, alpha, stats);
     AscendC::Exp(scores, scores, all);
     Barrier();
   }
 
  private:
+  // A sink as a score of the matrix at hand, which may still lack the scale.
   __aicore__ inline float SinkOf(uint32_t head) {
-    if (tiling_->sink == kFloat32) return sinkWide_.GetValue(head);
-    return FromHalfBits<T>(sink_.GetValue(head));
+    const float sink = tiling_->sink == kFloat32 ? sinkWide_.GetValue(head)
+                                                 : FromHalfBits<T>(sink_.GetValue(head));
+    return late_ ? sink / tiling_->scale : sink;
   }
 
   // softcap * tanh(z / softcap) as softcap * (1 - 2 / (exp(2 z / softcap) + 1)).

@@ -19,12 +19,44 @@ __aicore__ inline void Widen(const LocalTensor<float>& wide, const LocalTensor<f
   AscendC::Muls(wide[kLane], narrow, factor, all, repeats, params);
 }
 
-// The largest element of each row as a narrow statistic.
-// `work` holds columns / 16 * rows * 2 floats, `pairs` rows * 16.
+constexpr uint32_t kWindow = 8;   // columns of 16 that one reduction takes from a row
+constexpr uint32_t kWindows = 4;  // of a wide matrix
+
+// The largest element of each row of a matrix wider than 16 columns of 16, which has at most 32.
+//
+// Four windows of 8 columns cover it, and may overlap. A repeat is half a row of a window: its
+// eight blocks are a column apart, their maxima lie side by side. Two more reductions make one
+// value of the 2 x 4 x 8 that a row then has. Few steps that depend on each other, as each costs a
+// latency.
+__aicore__ inline void MaxWideRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
+                                   const LocalTensor<float>& work, const LocalTensor<float>& pairs,
+                                   uint32_t across, uint32_t rows) {
+  const int32_t column = static_cast<int32_t>(rows * 2);  // in blocks, and repeats of a window
+  const uint32_t last = across - kWindow;
+  for (uint32_t window = 0; window < kWindows; ++window) {
+    const uint32_t first = Smaller(window * kWindow, last);
+    AscendC::BlockReduceMax(work[window * kLane], from[first * rows * kFractal], column, kRepeat,
+                            kWindows, column, 1);
+  }
+  Barrier();
+  AscendC::BlockReduceMax(pairs, work, static_cast<int32_t>(rows), kRepeat, 1, 1, 8);
+  Barrier();
+  AscendC::BlockReduceMax(work, pairs, static_cast<int32_t>(rows / 8), kRepeat, 1, 1, 8);
+  Barrier();
+  AscendC::Brcb(narrow, work, static_cast<uint8_t>(rows / 8), AscendC::BrcbRepeatParams(1, 8));
+  Barrier();
+}
+
+// The largest element of each row as a narrow statistic. `work` holds columns / 16 * rows * 2
+// floats and at least rows * 64, `pairs` rows * 16.
 __aicore__ inline void MaxRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
                                const LocalTensor<float>& work, const LocalTensor<float>& pairs,
                                uint32_t columns, uint32_t rows) {
   uint32_t left = columns / kFractal;
+  if (left > 2 * kWindow && left <= kWindows * kWindow && rows <= kFractal) {
+    MaxWideRows(narrow, from, work, pairs, left, rows);
+    return;
+  }
   const uint32_t width = rows * 2;  // two partial results a row
   const uint32_t repeats = left * rows * kFractal / kRepeat;
   for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {

@@ -162,6 +162,7 @@ class VectorCore {
     loaded_.FreeTensor(part);
     --flying_;
     if (!step.last || row + rows < held) return;
+    if (tiling_->lse || tiling_->splits > 1) softmax_.Settle(step, held);
     if (tiling_->splits > 1) {
       combiner_.Keep(step, side_, softmax_.Max(step), output_.Sums());
       return;

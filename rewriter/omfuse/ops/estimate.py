@@ -36,7 +36,7 @@ _UNCALIBRATED = 0.35
 class Row:
     """One line: seconds, how far off they may be (share), what bounds it, traffic in bytes.
 
-    ``utilisation`` is the share of the cube's fp16 peak, padding counted as work; ``dram`` is
+    ``utilisation`` is the share of the cube's fp16 peak, padded tiles counted as work; ``dram`` is
     traffic of tensors, ``l2`` of everything that moves between cores and L2.
     """
 
@@ -210,7 +210,10 @@ def _count(result: Estimate, chip: Chip, mask_rows: int) -> None:
     busiest = max(critical, key=lambda name: critical[name])
     moved = [counters.tensor_read, counters.tensor_write]
     moved += [counters.workspace_read, counters.workspace_write]
-    utilisation = counters.cube_macs / (MACS_PER_CYCLE * chip.cores * chip.clock * seconds)
+    # The 16 columns of ones that sum the rows up are no work of the attention.
+    padded = 2 * (-(-case.depth // 16) * 16)
+    macs = counters.cube_macs * padded / (padded + 16)
+    utilisation = macs / (MACS_PER_CYCLE * chip.cores * chip.clock * seconds)
     result.rows.append(
         Row(
             "kernel",
