@@ -59,7 +59,7 @@ def compile_case(
         shape = (
             static_shape(inputs, sets[0]) if shapes == "static" else moving(inputs, sets, shapes)
         )
-        if shape is None:
+        if shapes != "static" and not shape:
             return []
         for soc in socs:
             target, started = Path(scratch) / f"{soc}.om", time.perf_counter()

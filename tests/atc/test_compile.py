@@ -4,8 +4,11 @@ import json
 import shlex
 import stat
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -60,6 +63,31 @@ def test_a_model_becomes_an_om_with_a_manifest(
     assert words[0].endswith("bin/atc")
     assert words[1:] == [f"--{k}={v}" for k, v in manifest["options"].items()]
     assert sorted(p.name for p in output.parent.iterdir()) == ["model.manifest.json", "model.om"]
+    assert result.info["path"] == str(output)
+    again = omfuse.compile(plain, tmp_path / "b.om", "310P3", shape=SHAPES, cann=fake_cann())
+    assert again.info["path"] == str(tmp_path / "b.om")
+
+
+def test_the_manifest_names_everything_that_went_in(
+    fake_cann: Maker, plain: Path, tmp_path: Path
+) -> None:
+    home = fake_cann()
+    root = package(home)
+    (root / "version.info").write_text("compiler_version=7.7.0\n", "utf-8")
+    model = onnx.load(str(plain))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(64, np.float32), "w"))
+    path = tmp_path / "in" / "m.onnx"
+    path.parent.mkdir()
+    onnx.save(model, str(path), save_as_external_data=True, location="w.bin", size_threshold=0)
+    result = omfuse.compile(path, tmp_path / "m.om", "310P3", shape=SHAPES, cann=home)
+    assert result.manifest is not None
+    manifest = json.loads(result.manifest.read_text("utf-8"))
+    (weights,) = manifest["model"]["external"]
+    assert weights["sha256"] == cache.file_digest(path.parent / "w.bin")
+    assert manifest["packages"] == [
+        {"vendor": "omfuse", "version": "7.7.0", "sha256": cache.tree_digest([root])}
+    ]
+    check_schema(manifest)
 
 
 def test_a_model_in_memory_compiles(fake_cann: Maker, tmp_path: Path) -> None:
@@ -121,9 +149,33 @@ def test_the_cache_stays_below_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_pa
     om = tmp_path / "x.om"
     om.write_bytes(b"x" * 900)
     for index in range(5):
-        cache.store(f"key{index}", om, [], {})
+        cache.store(f"key{index}", om, [], {"result": {}})
     assert cache.look_up("key4") is not None
     assert cache.look_up("key0") is None
+
+
+def test_weights_beside_a_cached_om_are_checked_too(tmp_path: Path) -> None:
+    om, weights = tmp_path / "x.om", tmp_path / "weight"
+    om.write_bytes(b"x")
+    weights.mkdir()
+    (weights / "w0").write_bytes(b"w")
+    cache.store("key", om, [weights], {"result": {}})
+    hit = cache.look_up("key")
+    assert hit is not None
+    (hit.extra[0] / "w0").write_bytes(b"damaged")
+    assert cache.look_up("key") is None
+    assert not (tmp_path / "cache" / "key").exists()
+
+
+@pytest.mark.parametrize("text", ["8GiB", "-1", "1e9"])
+def test_a_limit_of_the_cache_that_is_no_number(
+    fake_cann: Maker, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("OMFUSE_CACHE_BYTES", text)
+    with pytest.raises(UsageError) as caught:
+        omfuse.compile(plain, tmp_path / "m.om", "310P3", shape=SHAPES, cann=fake_cann())
+    assert caught.value.code == "bad-cache-bytes"
+    assert not (tmp_path / "m.om").exists()
 
 
 def test_a_failure_leaves_no_output_and_keeps_the_logs(
@@ -394,6 +446,12 @@ def test_outputs_that_cannot_be(fake_cann: Maker, plain: Path, tmp_path: Path) -
 # The command line
 
 
+def check_schema(document: dict[str, Any]) -> None:
+    name = document["schema"].replace("/", ".")
+    text = files("omfuse").joinpath("schemas", f"{name}.json").read_text("utf-8")
+    jsonschema.validate(document, json.loads(text))
+
+
 def cli(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as caught:
         run(["compile", *map(str, words)])
@@ -418,7 +476,12 @@ def test_the_command_prints_one_json_object(
     code, out, err = cli(capsys, *words)
     assert code == 2
     assert json.loads(out)["error"]["code"] == "shape-needed"
+    check_schema(json.loads(out))
     assert "error[shape-needed]" in err
+    code, out, _ = cli(capsys, *words, *SHAPE_WORDS, "--set", "input_format=NHWC")
+    document = json.loads(out)
+    assert document["results"][0]["error"]["rules"][0]["code"] == "E10001"
+    check_schema(document)
 
 
 def test_without_cann_the_exit_code_is_4(
@@ -481,6 +544,13 @@ def test_variants(
     assert code == 0
     assert len(out.splitlines()) == 2
     assert sorted(p.name for p in tmp_path.glob("*.om")) == ["m.b1.om", "m.b4.om"]
+    # A variant changes what all share.
+    code, out, _ = cli(capsys, *words, "--shape", "batch=1", "--shape", "seq=8", "--json",
+                       "--variant", "b1: seq=8", "--variant", "b4: batch=4")  # fmt: skip
+    assert code == 0
+    shapes = [word for r in json.loads(out)["results"] for word in shlex.split(r["command"])
+              if word.startswith("--input_shape")]  # fmt: skip
+    assert shapes == ["--input_shape=q:1,2,8,8;k:1,2,8,8", "--input_shape=q:4,2,8,8;k:4,2,8,8"]
 
 
 @pytest.mark.parametrize(
@@ -493,6 +563,11 @@ def test_variants(
         (("--soc", "310P3", "--variant", "x"), "bad-variant"),
         (("--soc", "310P3", "--set", "x"), "bad-setting"),
         (("--soc", "310P3", "--config", "none.toml"), "bad-config"),
+        (("--soc", "310P3", "--op-path", "none"), "bad-op-path"),
+        (("--soc", "310P3", "--like", "atc --log='x"), "bad-quotes"),
+        (("--soc", "310P3", "--variant", "a: 'batch=1"), "bad-quotes"),
+        (("--soc", "310P3", "--soc", "Ascend310P3"), "same-output"),
+        (("--soc", "310P3", "--variant", "a: batch=1", "--variant", "a: batch=2"), "same-output"),
     ],
 )
 def test_usage_errors(

@@ -90,6 +90,14 @@ BAD = [
     (BERT, ["batch,seq=1;2"], "bad-shape"),
     (BERT, ["input_ids=1,2,3"], "bad-shape"),
     (BERT, ["batch=1,4", "seq=1~8"], "mixed-shape"),
+    (BERT, ["batch=1", "batch=2", "seq=1"], "bad-shape"),
+    (BERT, ["batch=1,2", "batch=4", "seq=1"], "bad-shape"),
+    (BERT, ["batch,batch=1,2;3,4", "seq=1"], "bad-shape"),
+    (BERT, ["batch,seq=1,2;3,4", "seq=1"], "bad-shape"),
+    (BERT, ["batch=1", "seq=\u00b2"], "bad-shape"),
+    (BERT, ["batch=1", "seq=1~\u00b2"], "bad-shape"),
+    (BERT, ["batch=1", "seq=1~99999999999"], "bad-shape"),
+    (BERT, ["batch=1", "seq=" + "9" * 5000], "bad-shape"),
     (IMAGE, ["image=1,4,2,2"], "fixed-dim"),
 ]
 

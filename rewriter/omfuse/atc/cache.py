@@ -5,6 +5,7 @@ An entry is a folder named by the key; it appears whole (rename) and is checked 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from omfuse._version import __version__
+from omfuse.atc.problem import is_whole
+from omfuse.errors import UsageError
 
 _OM, _ENTRY, _EXTRA = "model.om", "entry.json", "extra"
 _LIMIT_BYTES = 8 * 1024**3
@@ -36,6 +39,23 @@ def cache_folder() -> Path:
     chosen = os.environ.get("OMFUSE_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(chosen) if chosen else Path(base) / "omfuse" / "atc"
+
+
+def cache_limit() -> int:
+    """Return how many bytes the cache may take (``OMFUSE_CACHE_BYTES``, else 8 GiB).
+
+    Raises:
+        UsageError: ``bad-cache-bytes``.
+    """
+    text = os.environ.get("OMFUSE_CACHE_BYTES") or str(_LIMIT_BYTES)
+    if not is_whole(text):
+        raise UsageError(
+            "bad-cache-bytes",
+            f"{text!r} is no number of bytes",
+            where="OMFUSE_CACHE_BYTES",
+            hint="a whole number such as 8589934592, or unset it",
+        )
+    return int(text)
 
 
 def file_digest(path: Path) -> str:
@@ -80,6 +100,8 @@ def look_up(key: str) -> Hit | None:
     try:
         record = json.loads((folder / _ENTRY).read_text("utf-8"))
         sound = file_digest(folder / _OM) == record["om_sha256"]
+        sound &= tree_digest([folder / _EXTRA]) == record["extra_sha256"]
+        sound &= isinstance(record["result"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         sound, record = False, {}
     if not sound:
@@ -103,7 +125,9 @@ def store(key: str, om: Path, extra: Iterable[Path], record: Mapping[str, Any]) 
         shutil.copyfile(om, work / _OM)
         for path in extra:
             copy_any(path, work / _EXTRA / path.name)
-        entry = {**record, "om_sha256": file_digest(work / _OM), "stored": time.time()}
+        digests = {"om_sha256": file_digest(work / _OM)}
+        digests["extra_sha256"] = tree_digest([work / _EXTRA])
+        entry = {**record, **digests, "stored": time.time()}
         (work / _ENTRY).write_text(json.dumps(entry, indent=1, default=str), "utf-8")
         if (base / key).exists():
             shutil.rmtree(base / key, ignore_errors=True)
@@ -111,7 +135,8 @@ def store(key: str, om: Path, extra: Iterable[Path], record: Mapping[str, Any]) 
     except OSError:
         shutil.rmtree(work, ignore_errors=True)
         return
-    _prune(base, keep=key)
+    with contextlib.suppress(OSError):  # another process may tidy up at the same time
+        _prune(base, keep=key)
 
 
 def copy_any(source: Path, target: Path) -> None:
@@ -125,8 +150,7 @@ def copy_any(source: Path, target: Path) -> None:
 
 def _prune(base: Path, keep: str) -> None:
     """Drop the entries used longest ago until the cache is below its limit."""
-    limit = int(os.environ.get("OMFUSE_CACHE_BYTES", _LIMIT_BYTES))
-    entries = []
+    limit, entries = cache_limit(), []
     for folder in base.iterdir():
         if folder.is_dir() and not folder.name.startswith("."):
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -114,9 +114,11 @@ def run_job(job: Job, progress: Progress | None = None) -> CompileResult:
     toolchain = _toolchain(job, folder)
     _check_target(job, ready, toolchain)
     env = child_environment(toolchain, _environment(job), folder, job.op_paths)
+    packages = op_package.identify_packages(toolchain, env)
     key = None
     if job.use_cache and not job.dry_run:
-        key = content_key(ready, toolchain, env)
+        cache.cache_limit()
+        key = content_key(ready, toolchain, packages)
         hit = cache.look_up(key)
         if hit is not None:
             return from_cache(ready, toolchain, hit, begin, folder)
@@ -140,9 +142,9 @@ def run_job(job: Job, progress: Progress | None = None) -> CompileResult:
         warnings.append(f"{toolchain.atc} is the simulated ATC: this .om runs on no chip")
     notes += [f"ATC pass {f.name}: matched {f.matched}, applied {f.applied}" for f in run.fusions]
     result = _result(ready, toolchain, command, form, notes, warnings, begin)
-    result.info, result.run_folder = run.info, folder
+    result.info, result.run_folder = {**run.info, "path": str(job.output)}, folder
     hear.stage(job, "writing")
-    deliver(ready, toolchain, result, run, key, options)
+    deliver(ready, toolchain, result, run, key, options, packages)
     runfolder.drop_bulk(folder)
     result.seconds = time.monotonic() - begin
     return result

@@ -6,25 +6,26 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from omfuse._version import __version__
-from omfuse.atc import cache, op_package, runfolder
+from omfuse.atc import cache, runfolder
 from omfuse.atc.driver import AtcRun
 from omfuse.atc.environment import Toolchain
-from omfuse.atc.job import CompileResult, Job
+from omfuse.atc.job import CompileResult
 from omfuse.atc.options import AtcOptions
 from omfuse.atc.prepare import Prepared
 
 
-def content_key(ready: Prepared, toolchain: Toolchain, env: Mapping[str, str]) -> str:
+def content_key(
+    ready: Prepared, toolchain: Toolchain, packages: Sequence[Mapping[str, str]]
+) -> str:
     """Return the cache key of a job: a hash over everything that decides the result."""
     job = ready.job
-    packages = op_package.find_packages(toolchain, env)
     if toolchain.device == "sim":
         tool = cache.tree_digest([Path(__file__).parent.parent / "sim"], (".py",))
     else:
@@ -37,11 +38,11 @@ def content_key(ready: Prepared, toolchain: Toolchain, env: Mapping[str, str]) -
     }
     return cache.make_key(
         {
-            "model": _model_digest(job.model, ready.model),
+            "model": [_file(path) for path in (job.model, *_external(ready))],
             "soc": ready.soc.name,
             "device": toolchain.device,
             "cann": [toolchain.version, toolchain.inner_version, tool],
-            "packages": [[p.vendor, cache.tree_digest([p.root])] for p in packages],
+            "packages": list(packages),
             "options": ready.options.values(),
             "files": files,
             "plan": ready.plan.flags,
@@ -50,14 +51,22 @@ def content_key(ready: Prepared, toolchain: Toolchain, env: Mapping[str, str]) -
     )
 
 
-def _model_digest(path: Path, model: onnx.ModelProto) -> str:
-    """Hash the file and every external file it names."""
+def _external(ready: Prepared) -> list[Path]:
+    """Return the files of weights that the model names."""
     places: set[str] = set()
-    for tensor in onnx.external_data_helper._get_all_tensors(model):
+    for tensor in onnx.external_data_helper._get_all_tensors(ready.model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             places.update(e.value for e in tensor.external_data if e.key == "location")
-    inside = [path.parent / p for p in sorted(places) if (path.parent / p).is_file()]
-    return "-".join([cache.file_digest(path), *(cache.file_digest(p) for p in inside)])
+    folder = ready.job.model.parent
+    return [folder / place for place in sorted(places) if (folder / place).is_file()]
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {
+        "name": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": cache.file_digest(path),
+    }
 
 
 def deliver(
@@ -67,6 +76,7 @@ def deliver(
     run: AtcRun,
     key: str | None,
     options: AtcOptions,
+    packages: Sequence[Mapping[str, str]],
 ) -> None:
     """Copy the files of a good run to their places, keep them in the cache, write the manifest."""
     output = ready.job.output
@@ -76,6 +86,7 @@ def deliver(
         "atc_name": run.om.name,
         "options": options.values(),
         "extra": [p.name for p in run.extra_files],
+        "packages": list(packages),
     }
     for path in run.extra_files:
         runfolder.place_any(path, output.parent / path.name)
@@ -83,7 +94,7 @@ def deliver(
     if key is not None:
         cache.store(key, run.om, run.extra_files, record)
     result.output = output
-    result.manifest = write_manifest(ready.job, toolchain, result, record)
+    result.manifest = write_manifest(ready, toolchain, result, record)
 
 
 def from_cache(
@@ -107,16 +118,17 @@ def from_cache(
         [*old["notes"], "taken from the cache: same model, options, chip, CANN and operators"],
         old["warnings"],
         cann=toolchain.version,
-        info=old["om"],
+        info={**old["om"], "path": str(job.output)},
     )
-    result.manifest = write_manifest(job, toolchain, result, hit.record)
+    result.manifest = write_manifest(ready, toolchain, result, hit.record)
     return result
 
 
 def write_manifest(
-    job: Job, toolchain: Toolchain, result: CompileResult, record: Mapping[str, Any]
+    ready: Prepared, toolchain: Toolchain, result: CompileResult, record: Mapping[str, Any]
 ) -> Path:
     """Write ``<name>.manifest.json`` beside the .om and return its path."""
+    job = ready.job
     path = job.output.with_name(f"{job.output.stem}.manifest.json")
     document = {
         "schema": "omfuse.manifest/1",
@@ -125,18 +137,15 @@ def write_manifest(
         "simulated": result.device == "sim",
         "soc": result.soc,
         "cann": {"version": toolchain.version, "inner": toolchain.inner_version},
-        "model": {
-            "name": job.model.name,
-            "bytes": job.model.stat().st_size,
-            "sha256": cache.file_digest(job.model),
-        },
+        "packages": record["packages"],
+        "model": {**_file(job.model), "external": [_file(path) for path in _external(ready)]},
         "om": {
-            "name": job.output.name,
-            "bytes": job.output.stat().st_size,
-            "sha256": cache.file_digest(job.output),
+            **_file(job.output),
             "atc_name": record["atc_name"],
             "beside": record["extra"],
         },
+        "inputs": _tensors(result.info["inputs"]),
+        "outputs": _tensors(result.info["outputs"]),
         "shape": {"asked": list(job.shape), "kind": result.shape_kind},
         "precision": job.precision,
         "attention": {"choice": job.attention, "nodes": result.attention},
@@ -153,3 +162,7 @@ def write_manifest(
     Path(sink.name).chmod(0o644)
     Path(sink.name).replace(path)
     return path
+
+
+def _tensors(described: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: entry[name] for name in ("name", "dtype", "shape")} for entry in described]

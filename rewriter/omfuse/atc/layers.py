@@ -13,6 +13,8 @@ from omfuse.atc.form_masks import DEFAULT_FILL
 from omfuse.atc.job import Job, output_names
 from omfuse.atc.options import FIELD_NAMES, from_argv, parse_setting
 from omfuse.atc.precision import DEFAULT
+from omfuse.atc.problem import is_whole
+from omfuse.atc.shapes import wish_name
 from omfuse.errors import UsageError
 
 
@@ -37,12 +39,13 @@ def make_jobs(
         config: project file instead of the nearest one.
 
     Raises:
-        UsageError: ``no-soc``, ``no-output``, ``bad-variant``, ``bad-config`` and those of options.
+        UsageError: ``no-soc``, ``no-output``, ``same-output``, ``bad-variant``, ``bad-quotes``,
+            ``bad-config`` and those of options.
     """
     path = config or find_project(Path()) or find_project(model.parent)
     if config is not None and not config.is_file():
         raise UsageError("bad-config", "no such file", where=str(config))
-    old = from_argv(shlex.split(like)) if like else None
+    old = from_argv(_words(like, "--like")) if like else None
     socs = given["soc"] or _listed(load_project(path).get("soc"))
     if not socs and old is not None and old.soc_version:
         socs = [old.soc_version]
@@ -57,6 +60,7 @@ def make_jobs(
     shapes = [_variant(text) for text in variants] or [("", ())]
     target = _output(output, bool(fixed["dry_run"]), model)
     files = output_names(target, names, [name for name, _ in shapes])
+    _check_different(files)
     jobs: list[Job] = []
     for soc, typed in zip(names, socs, strict=True):
         layer = load_project(path, soc)
@@ -74,6 +78,26 @@ def _output(output: Path | None, dry_run: bool, model: Path) -> Path:
     raise UsageError("no-output", "no output file is named", where="-o", hint="-o model.om")
 
 
+def _check_different(files: Sequence[Path]) -> None:
+    twice = next((path for path in files if files.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            "same-output",
+            "two of the compiles would write the same file",
+            where=str(twice),
+            hint="name each chip and each variant once",
+        )
+
+
+def _words(text: str, flag: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            "bad-quotes", f"{str(error).lower()} in {text!r}", where=flag, hint="close the quotes"
+        ) from None
+
+
 def _listed(value: Any) -> list[str]:
     if value is None:
         return []
@@ -89,7 +113,7 @@ def _variant(text: str) -> tuple[str, tuple[str, ...]]:
             where="--variant",
             hint="--variant 'b1: batch=1 seq=128'",
         )
-    return match[1], tuple(shlex.split(match[2]))
+    return match[1], tuple(_words(match[2], "--variant"))
 
 
 def _values(
@@ -105,6 +129,8 @@ def _values(
     shape = list(given.get("shape") or ())
     if not shape and not extra:
         shape = [_shape_text(name, spec) for name, spec in layer.get("shape", {}).items()]
+    named = {wish_name(text) for text in extra}
+    shape = [text for text in shape if wish_name(text) not in named]
     timeout = pick("timeout")
     return {
         "shape": (*shape, *extra),
@@ -135,7 +161,7 @@ def _opset(value: Any) -> int | None:
         return None
     if str(value) == "keep":
         return 0
-    if str(value).isdigit() and 7 <= int(value) <= 64:
+    if is_whole(str(value)) and 7 <= int(value) <= 64:
         return int(value)
     raise UsageError(
         "bad-opset", f"{value!r} is no opset", where="--opset", hint="a number such as 17, or keep"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omfuse.atc.cache import tree_digest
 from omfuse.atc.config import SocConfig
 from omfuse.atc.environment import Toolchain, read_fields
 from omfuse.atc.reports import read_json
@@ -59,6 +60,24 @@ def find_packages(toolchain: Toolchain, env: Mapping[str, str]) -> list[OpPackag
             if (vendors / name).is_dir():
                 found.append(_package(vendors / name, "vendors/config.ini"))
     return found
+
+
+def identify_packages(toolchain: Toolchain, env: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return vendor, version (empty when not stated) and content hash of every package."""
+    return [
+        {
+            "vendor": package.vendor,
+            "version": stated_version(package),
+            "sha256": tree_digest([package.root]),
+        }
+        for package in find_packages(toolchain, env)
+    ]
+
+
+def stated_version(package: OpPackage) -> str:
+    """Return the compiler version that a package was built with, empty when it does not say."""
+    stated = read_fields(package.root / "version.info")
+    return stated.get("custom_opp_compiler_version") or stated.get("compiler_version", "")
 
 
 def _package(root: Path, found_by: str) -> OpPackage:
@@ -130,8 +149,7 @@ def _missing_libraries(path: Path, env: Mapping[str, str]) -> list[str]:
 
 
 def _check_version(check: PackageCheck, package: OpPackage, toolchain: Toolchain) -> None:
-    stated = read_fields(package.root / "version.info")
-    built = stated.get("custom_opp_compiler_version") or stated.get("compiler_version", "")
+    built = stated_version(package)
     home = toolchain.home
     fields = read_fields(home / "compiler/version.info") if home else {}
     allowed = fields.get("required_opp_abi_version", "")

@@ -45,6 +45,14 @@ def prepare(job: Job) -> Prepared:
     plan = _shape_plan(job, inputs, options)
     precision.check_preset(job.precision, soc)
     _check_output(job)
+    for folder in job.op_paths:
+        if not folder.is_dir():
+            raise UsageError(
+                "bad-op-path",
+                "no such folder",
+                where=str(folder),
+                hint="--op-path names the vendor folder of an operator package",
+            )
     return Prepared(job, soc, model, plan, options, list(plan.reasons), list(soc.notes))
 
 

@@ -9,6 +9,11 @@ from typing import Any
 from omfuse.errors import UsageError
 
 
+def is_whole(text: str) -> bool:
+    """Tell whether a text is a number as ATC reads it: ASCII digits, no sign."""
+    return text.isascii() and text.isdigit() and len(text) <= 100
+
+
 @dataclass(frozen=True)
 class RuleBreak:
     """One broken rule.

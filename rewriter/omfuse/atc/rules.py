@@ -16,7 +16,7 @@ from pathlib import Path
 from omfuse.atc.config import SocConfig
 from omfuse.atc.flags import FLAGS
 from omfuse.atc.options import FIELD_NAMES, AtcOptions, unknown_flags
-from omfuse.atc.problem import RuleBreak
+from omfuse.atc.problem import RuleBreak, is_whole
 from omfuse.atc.shape_rules import check_shapes
 
 PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._/\u4e00-\u9fa5]+\Z")
@@ -31,6 +31,7 @@ _MIX_MODES = (
     "mixed_hif8",
 )
 _BF16_MODES = ("allow_mix_precision_bf16", "allow_fp32_to_bf16", "mixed_bfloat16")
+_FOLDERS = ("op_bank_path", "mdl_bank_path")  # what AOE left behind
 _ORIGIN = ("must_keep_origin_dtype", "origin")
 
 
@@ -89,6 +90,8 @@ def _paths(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
         real = value.resolve()
         if not real.exists():
             yield RuleBreak("E10001", name, f"{value} does not exist")
+        elif real.is_dir() and name not in _FOLDERS:
+            yield RuleBreak("", name, f"{value} is a folder", "name a file")
         elif not PLAIN_PATH.match(str(real)):
             yield RuleBreak(
                 "E10001",
@@ -229,7 +232,7 @@ def _target(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
 
 def _aicore_num(text: str, soc: SocConfig) -> Iterator[RuleBreak]:
     words = text.split("|")
-    if len(words) > 2 or not words[0].isdigit() or not (words[-1].isdigit() or words[-1] == ""):
+    if len(words) > 2 or not is_whole(words[0]) or not (is_whole(words[-1]) or words[-1] == ""):
         yield RuleBreak("E10001", "aicore_num", f"{text!r} is not cube|vector", "8| or 20|40")
         return
     limits = (soc.cube_cores, soc.vector_cores)
@@ -286,7 +289,7 @@ def _build(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
             "cv, LoadBalance:N or MainStream:N with N from 1 to 64",
         )
     limit = o.static_model_ops_lower_limit
-    if limit is not None and not (limit == "-1" or limit.isdigit()):
+    if limit is not None and not (limit == "-1" or is_whole(limit)):
         yield RuleBreak("E10001", "static_model_ops_lower_limit", f"{limit!r} is not -1 or more")
     switch = o.optimization_switch
     if switch is not None and not all(
@@ -307,7 +310,7 @@ def _stream_mode(text: str) -> bool:
     name, _, number = text.partition(":")
     if name == "cv":
         return not number
-    return name in ("LoadBalance", "MainStream") and number.isdigit() and 1 <= int(number) <= 64
+    return name in ("LoadBalance", "MainStream") and is_whole(number) and 1 <= int(number) <= 64
 
 
 _GROUPS: tuple[Callable[[AtcOptions, RuleContext], Iterator[RuleBreak]], ...] = (

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from omfuse.atc.options import AtcOptions
-from omfuse.atc.problem import RuleBreak
+from omfuse.atc.problem import RuleBreak, is_whole
 
 MAX_GEARS = 100  # documented for all parts but Ascend950, where it is 256
 MAX_GEARS_950 = 256
@@ -125,14 +125,14 @@ def _static_dim(item: ShapeItem, dim: str) -> None:
             "E10002", "input_shape", f"{where} is not an integer", "use whole numbers"
         )
     sign, digits = (dim[:1], dim[1:]) if dim[:1] in "+-" and dim else ("", dim)
-    if digits[:1].isdigit() and not digits.isdigit():
+    if is_whole(digits[:1]) and not is_whole(digits):
         raise _BrokenRuleError(
             "E10002",
             "input_shape",
             f"{where} has letters after the number",
             "write the value of the symbol, or a range such as 1~512",
         )
-    if not digits.isdigit():
+    if not is_whole(digits):
         raise _BrokenRuleError(
             "E10014",
             "input_shape",
@@ -169,9 +169,9 @@ def _check_range_text(text: str) -> list[ShapeItem]:
 def check_range_dim(dim: str, flag: str) -> None:
     """Check one dim of the range form: ``8``, ``-1`` or ``1~512``."""
     low, tilde, high = dim.partition("~")
-    if dim == "-1" or (not tilde and low.isdigit()):
+    if dim == "-1" or (not tilde and is_whole(low)):
         return
-    if not tilde or not low.isdigit() or not (high.isdigit() or high == "-1"):
+    if not tilde or not is_whole(low) or not (is_whole(high) or high == "-1"):
         raise _BrokenRuleError(
             "E10048", flag, f"{dim!r} is no dim of a range", "use 8, -1 or 1~512"
         )
@@ -251,7 +251,7 @@ def _check_gears(
 def _batch_gears(
     text: str, items: Sequence[ShapeItem], holes: Sequence[tuple[int, int]]
 ) -> list[tuple[int, ...]]:
-    if not all(c.isdigit() or c == "," for c in text) or not text.strip(","):
+    if not all(is_whole(c) or c == "," for c in text) or not text.strip(","):
         raise _BrokenRuleError(
             "E10003", "dynamic_batch_size", f"{text!r} may hold digits and `,` only", "1,4,8"
         )
@@ -297,7 +297,7 @@ def _image_gears(
         words = [w.strip() for w in pair.split(",")]
         if not pair.strip():
             continue
-        if len(words) != 2 or not all(w.isdigit() for w in words):
+        if len(words) != 2 or not all(is_whole(w) for w in words):
             raise _BrokenRuleError(
                 "E10020",
                 "dynamic_image_size",
@@ -323,7 +323,7 @@ def _dims_gears(text: str, holes: int, options: AtcOptions) -> list[tuple[int, .
         if not part.strip():
             continue
         words = [w.strip() for w in part.split(",")]
-        if not all(w.isdigit() for w in words):
+        if not all(is_whole(w) for w in words):
             raise _BrokenRuleError(
                 "E10001", "dynamic_dims", f"{part!r} may hold digits only", "1,64;4,128"
             )

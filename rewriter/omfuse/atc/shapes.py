@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from omfuse.atc.options import AtcOptions
+from omfuse.atc.problem import is_whole
 from omfuse.errors import UsageError
 
 Dim = int | str
@@ -72,6 +73,7 @@ def plan_shapes(
     asked = _Wishes()
     for wish in wishes:
         _read_wish(wish, inputs, asked)
+    _check_once(wishes, asked)
     plan = _plan(inputs, asked, aipp)
     plan.reasons.extend(_remarks(inputs, asked, plan))
     return plan
@@ -124,7 +126,7 @@ def _plan(inputs: Mapping[str, Sequence[Dim | None]], asked: _Wishes, aipp: bool
     flags = {"input_shape": _join(filled)}
     if ranged:
         reason = "a dim has a range, so input_shape takes the range form: a dynamic-shape model"
-        sizes = {n: tuple(int(d) if d.isdigit() else None for d in v) for n, v in filled.items()}
+        sizes = {n: tuple(int(d) if is_whole(d) else None for d in v) for n, v in filled.items()}
         return ShapePlan("range", flags, [reason], sizes)
     concrete = {n: tuple(int(d) for d in v) for n, v in filled.items()}
     if not open_slots:
@@ -143,8 +145,24 @@ def _slots_of(name: str, inputs: Mapping[str, Sequence[Dim | None]]) -> list[Slo
     return [(i, a) for i, dims in inputs.items() for a, dim in enumerate(dims) if dim == name]
 
 
-def _read_wish(wish: str, inputs: Mapping[str, Sequence[Dim | None]], asked: _Wishes) -> None:
+def wish_name(wish: str) -> str:
+    """Return what a wish is about: the input, the symbol, or several symbols."""
     # Names may hold `=` and `:`; a spec never does, so the last sign is the separator.
+    return (wish.rpartition("=")[0] or wish.rpartition(":")[0]).strip()
+
+
+def _check_once(wishes: Sequence[str], asked: _Wishes) -> None:
+    names = [wish_name(wish) for wish in wishes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _bad(twice, "it is given twice; several values of one dim go into one --shape")
+    grouped = [slot for dims, _ in asked.groups for dim in dims for slot in dim]
+    for name, axis in grouped:
+        if (name, axis) in asked.fixed or grouped.count((name, axis)) > 1:
+            raise _bad(f"{name}[{axis}]", f"axis {axis} of {name} has gears and another value")
+
+
+def _read_wish(wish: str, inputs: Mapping[str, Sequence[Dim | None]], asked: _Wishes) -> None:
     name, sep, spec = wish.rpartition("=")
     if not sep:
         name, sep, spec = wish.rpartition(":")
@@ -228,7 +246,7 @@ def _admits(text: str, value: int) -> bool:
 
 def _numbers(text: str, wish: str) -> tuple[int, ...]:
     words = [w.strip() for w in text.split(",") if w.strip()]
-    if not words or not all(w.isascii() and w.isdigit() for w in words):
+    if not words or not all(is_whole(w) for w in words):
         raise _bad(wish, f"{text!r} holds something that is not a number")
     values = tuple(int(w) for w in words)
     if min(values) < 1 or max(values) > _INT_MAX:
@@ -240,8 +258,10 @@ def _check_range(text: str, wish: str) -> None:
     low, tilde, high = text.partition("~")
     if text == "-1":
         return
-    if not tilde or not low.isdigit() or not high.isdigit() or int(low) > int(high):
+    if not tilde or not is_whole(low) or not is_whole(high) or int(low) > int(high):
         raise _bad(wish, f"{text!r} is no range (ATC E10048)")
+    if int(high) > _INT_MAX:
+        raise _bad(wish, "dims are at most 2147483647 (ATC E10013)")
 
 
 def _bad(wish: str, why: str) -> UsageError:

@@ -24,7 +24,7 @@ def command(
         list[str] | None, typer.Option("--input", "-i", help="NAME=FILE.npy; repeat it.")
     ] = None,
     seed: Annotated[
-        int, typer.Option("--random", help="Seed of realistic values for the other inputs.")
+        int, typer.Option("--random", min=0, help="Seed of realistic values for the other inputs.")
     ] = 0,
     dim: Annotated[
         list[str] | None, typer.Option("--dim", help="SYMBOL=SIZE for random inputs; repeat it.")

@@ -118,7 +118,8 @@ def command(
         results = _compile(model, output, given, fixed, variant or [], like, config, jobs)
     except OmfuseError as error:
         if json:
-            console.print_json({"schema": _SCHEMA, "model": str(model), "error": error.as_dict()})
+            empty = {"schema": _SCHEMA, "model": str(model), "results": [], "failed": 1}
+            console.print_json({**empty, "error": error.as_dict()})
         raise
     failures = [r for r in results if isinstance(r, OmfuseError)]
     if json:

@@ -29,7 +29,7 @@ def command(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--random", help="Seed: realistic values for the inputs not given."),
+        typer.Option("--random", min=0, help="Seed: realistic values for the inputs not given."),
     ] = None,
     dim: Annotated[
         list[str] | None, typer.Option("--dim", help="SYMBOL=SIZE for random inputs; repeat it.")

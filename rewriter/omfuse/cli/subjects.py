@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from omfuse.session import Array, Session
 
 
+_MOST_DEVICES = 256  # more is a slip of the pen
+
+
 def device_of(model: str, device: str | None) -> str:
     """Return the device: as named, else host for an .onnx.
 
@@ -42,10 +45,13 @@ def parse_devices(text: str) -> list[int]:
     try:
         for part in text.split(","):
             first, dash, last = part.partition("-")
-            found += range(int(first), int(last) + 1) if dash else [int(first)]
+            numbers = (
+                range(int(first), int(last) + 1) if dash else range(int(first), int(first) + 1)
+            )
+            found += numbers[: _MOST_DEVICES + 1]
     except ValueError:
         found = []
-    if not found:
+    if not 1 <= len(found) <= _MOST_DEVICES or min(found) < 0:
         raise UsageError("bad-argument", f"--devices {text!r}", hint="for example 0-3 or 0,2")
     return found
 

@@ -41,7 +41,7 @@ def read_sizes(pairs: Sequence[str], flag: str) -> dict[str, int]:
     """
     sizes = split_pairs(pairs, flag)
     for name, text in sizes.items():
-        if not text.isdigit():
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
             raise UsageError("bad-argument", f"{flag} {name}={text}", hint="a size is an integer")
     return {name: int(text) for name, text in sizes.items()}
 
