@@ -122,8 +122,8 @@ class Verdict:
     def ok(self) -> bool:
         """Tell whether the kernel keeps the budget."""
         within = self.error <= 2 * self.plain_error + 1e-6
-        # The row sums add probabilities that are rounded to fp16: half a unit in its last place.
-        return self.same_nan and within and self.lse_error < 2.0**-11
+        # lse is fp32 throughout: a few units in the last place of a value of about 8.
+        return self.same_nan and within and self.lse_error < 2.0**-20
 
 
 def judge(case: Case, **how: Any) -> Verdict:

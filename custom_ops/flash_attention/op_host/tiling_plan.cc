@@ -49,10 +49,9 @@ bool Broadcast(const char* name, const int64_t dims[4], const Problem& p, uint64
                uint64_t* head, uint64_t* row, std::string* why) {
   const int64_t full[4] = {p.batch, p.heads, p.q_len, p.kv_len};
   for (int i = 0; i < 4; ++i) {
-    if (dims[i] == full[i] || (dims[i] == 1 && i < 3)) continue;
-    return (Rejection() << name << " dimension " << i << " is " << dims[i] << ", not "
-                        << (i < 3 ? "1 or " : "") << full[i]
-                        << (i == 3 ? ": expand the last dimension in the graph" : ""))
+    if (dims[i] == full[i] || dims[i] == 1) continue;
+    return (Rejection() << name << " dimension " << i << " is " << dims[i] << ", not 1 or "
+                        << full[i])
         .To(why);
   }
   *row = dims[2] == 1 ? 0 : static_cast<uint64_t>(dims[3]);
@@ -85,10 +84,12 @@ bool CheckShape(const Problem& p, const Platform& chip, std::string* why) {
                                                "before the operator"))
         .To(why);
   }
-  const int64_t row = p.layout == kBnsd ? 1 : p.heads;
-  if (chip.split && row * p.depth > 65535) {
-    return (Rejection() << "a row of " << row * p.depth
-                        << " elements is beyond the copy engine's 65535: use layout BNSD")
+  const int64_t query_row = (p.layout == kBnsd ? 1 : p.heads) * p.depth;
+  const int64_t value_row = (p.layout == kBnsd ? 1 : p.kv_heads) * p.value_depth;
+  const int64_t row = query_row > value_row ? query_row : value_row;
+  if (row > (chip.split ? 65535 : 65535 * 16)) {
+    return (Rejection() << "a row of " << row
+                        << " elements is beyond the copy engine: use layout BNSD")
         .To(why);
   }
   return true;
@@ -128,6 +129,7 @@ uint32_t PartColumns(const FlashAttentionTiling& t) { return t.valuePad + 16; }
 uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   const uint64_t coreRows = split ? t.blockRows / 2 : t.blockRows;
   const uint64_t cells = static_cast<uint64_t>(t.groupRows) * t.stepColumns;
+  const uint64_t maskCells = static_cast<uint64_t>(t.groupRows) * RoundUp(t.stepColumns, 32);
   uint64_t bytes = 0;
   bytes += (split ? 3 : 1) * cells * 4;  // scores; on split chips parts too
   bytes += cells * 2;                    // probabilities
@@ -138,13 +140,16 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   const uint64_t windows = t.groupRows <= 16 ? static_cast<uint64_t>(t.groupRows) * 256 : 0;
   bytes += partial > windows ? partial : windows;  // reduction
   bytes += t.groupRows * (64 + 64 + 32) + 64;
-  if (t.bias) bytes += cells * (t.bias == kFloat32 ? 4 : 2);
-  if (t.mask) bytes += cells * 5;
-  if (t.mask || t.bias == kSameType) bytes += cells * 4;
+  const bool bias = t.bias && !t.biasPerRow;
+  const bool mask = t.mask && !t.maskPerRow;
+  if (bias) bytes += maskCells * (t.bias == kFloat32 ? 4 : 2);
+  if (mask) bytes += maskCells * 5;
+  if (mask || (bias && t.bias == kSameType)) bytes += maskCells * 4;
+  if (t.biasPerRow || t.maskPerRow) bytes += t.groupRows * 64;
   bytes += 2 * 1024;                       // triangles
   bytes += coreRows * PartColumns(t) * 4;  // output sums
   bytes += static_cast<uint64_t>(t.chunkRows) * (64 + t.valuePad * 2);
-  if (t.lse) bytes += coreRows * 100;
+  if (t.lse) bytes += (Slots(split) + 1) * coreRows * 32 + coreRows * 4;  // sums, logarithms
   return bytes;
 }
 
@@ -164,6 +169,8 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
     for (uint32_t limit : kRows) {
       const uint32_t rows = limit < most ? limit : most;
       t->blockRows = t->groupRows = rows;
+      // Rows of a mask are sorted by one stride of eight bits.
+      if (t->mask && !t->maskPerRow && rows * 2 > 255) continue;
       // A result part is a quarter of L0C.
       if (static_cast<uint64_t>(rows) * t->valuePad * 4 > chip.l0c_bytes / 4) continue;
       for (t->chunkRows = rows; t->chunkRows >= 16; t->chunkRows /= 2) {
@@ -278,6 +285,8 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
                            &t.maskRowStride, why)) {
     return false;
   }
+  t.biasPerRow = t.bias && p.kv_len > 1 && p.bias_dims[3] == 1;
+  t.maskPerRow = t.mask && p.kv_len > 1 && p.mask_dims[3] == 1;
   t.sink = static_cast<uint32_t>(PresenceOf(p.sink_dtype));
   t.kvLengths = p.kv_lengths_present ? 1 : 0;
   t.lse = p.lse_present ? 1 : 0;
@@ -312,7 +321,8 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
     t.partsOffset = t.probsOffset + Slots(true) * t.probsSlot;
     t.coreBytes = t.partsOffset + Slots(true) * t.partsSlot;
     t.splitOffset = t.coreBytes * t.cores;
-    t.splitBytes = RoundUp(static_cast<uint64_t>(t.blockRows / 2) * (PartColumns(t) + 8) * 4, 512);
+    t.splitBytes = RoundUp(
+        static_cast<uint64_t>(t.blockRows / 2) * (PartColumns(t) + (t.lse ? 16 : 8)) * 4, 512);
     workspace = t.splitOffset + (t.splits > 1 ? 2 * t.tasks * t.splitBytes : 0);
   }
   *tiling = t;

@@ -276,7 +276,8 @@ class CoupledCore {
     SetFlag<HardEvent::V_M>(2);
     if (step.last) {
       if (t.lse) softmax_.Settle(step, step.rowsPad);
-      output_.Finish(step, softmax_.Max(step), step.firstRow, step.rowsPad, step.rows);
+      output_.Finish(step, softmax_.Max(step), softmax_.Sums(step), step.firstRow, step.rowsPad,
+                     step.rows);
     }
   }
 

@@ -1,13 +1,11 @@
-// Bias, boolean mask, causal and window bounds, and the keys that do not exist.
+// Bias, boolean mask, bounds, and the keys that do not exist.
 //
 // Masking is a minimum with a tensor of +inf (keep) and the mask value (drop), or a fill where a
-// whole range goes. On columns of 16 rows lie side by side, so above a diagonal whole rows of a
-// column are one range, and the diagonal itself always is the same 16 x 16 triangle.
+// whole range goes.
 #ifndef OMFUSE_FA_MASK_H_
 #define OMFUSE_FA_MASK_H_
 
-#include "fa_schedule.h"
-#include "fa_vector.h"
+#include "fa_bounds.h"
 
 namespace omfuse {
 
@@ -18,50 +16,43 @@ class Mask {
     tiling_ = tiling;
     drop_ = tiling->maskedRows == kRowsUniform ? Lowest() : MinusInfinity();
     const uint32_t cells = tiling->groupRows * RoundUp(tiling->stepColumns, 32);
-    if (tiling->bias == kSameType) {
-      bias_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.bias));
-      pipe->InitBuffer(rows_, 1, cells * sizeof(T));
-    } else if (tiling->bias == kFloat32) {
-      biasWide_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.bias));
-      pipe->InitBuffer(rows_, 1, cells * sizeof(float));
+    bias_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.bias));
+    biasBits_.SetGlobalBuffer(reinterpret_cast<__gm__ uint16_t*>(in.bias));
+    biasWide_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.bias));
+    mask_.SetGlobalBuffer(reinterpret_cast<__gm__ uint8_t*>(in.mask));
+    const bool biasRows = tiling->bias && !tiling->biasPerRow;
+    const bool maskRows = tiling->mask && !tiling->maskPerRow;
+    if (biasRows) {
+      pipe->InitBuffer(rows_, 1, cells * (tiling->bias == kFloat32 ? 4 : 2));
     }
-    if (tiling->mask) {
-      mask_.SetGlobalBuffer(reinterpret_cast<__gm__ uint8_t*>(in.mask));
+    if (maskRows) {
       pipe->InitBuffer(bits_, 1, cells);
       pipe->InitBuffer(halves_, cells * sizeof(half));
       pipe->InitBuffer(sorted_, cells * sizeof(half));
     }
-    if (tiling->mask || tiling->bias == kSameType) {
+    if (maskRows || (biasRows && tiling->bias == kSameType)) {
       pipe->InitBuffer(wide_, cells * sizeof(float));
     }
-    if (tiling->causal != kCausalNone || tiling->windowRight >= 0) {
-      pipe->InitBuffer(above_, kFractal * kFractal * sizeof(float));
-      MakeTriangle(above_.Get<float>(), drop_, Infinity());
+    if (tiling->biasPerRow || tiling->maskPerRow) {
+      pipe->InitBuffer(perRow_, tiling->groupRows * kFractal * sizeof(float));
     }
-    if (tiling->windowLeft >= 0) {
-      pipe->InitBuffer(below_, kFractal * kFractal * sizeof(float));
-      MakeTriangle(below_.Get<float>(), Infinity(), drop_);
-    }
+    bounds_.Init(pipe, tiling, drop_);
   }
 
   // `first`: row in the unit of the first row of the group.
   __aicore__ inline void Apply(const LocalTensor<float>& scores, const Step& step, uint32_t first,
                                uint32_t rows) {
-    if (tiling_->bias) AddBias(scores, step, first, rows);
-    if (tiling_->mask) ApplyMask(scores, step, first, rows);
-    if (tiling_->causal != kCausalNone || tiling_->windowRight >= 0 || tiling_->windowLeft >= 0) {
-      // Packed rows are one run of queries after another, a head each.
-      for (uint32_t row = 0; row < rows;) {
-        uint32_t query = first + row;
-        uint32_t end = rows;
-        if (tiling_->packed) {
-          query = (first + row) % tiling_->qLen;
-          end = Smaller(rows, row + tiling_->qLen - query);
-        }
-        ApplyBounds(scores, step, query, row, end, rows);
-        row = end;
-      }
+    if (tiling_->biasPerRow) {
+      AddBiasPerRow(scores, step, first, rows);
+    } else if (tiling_->bias) {
+      AddBias(scores, step, first, rows);
     }
+    if (tiling_->maskPerRow) {
+      ApplyMaskPerRow(scores, step, first, rows);
+    } else if (tiling_->mask) {
+      ApplyMask(scores, step, first, rows);
+    }
+    bounds_.Apply(scores, step, first, rows);
     const int64_t kept = static_cast<int64_t>(step.valid) - step.begin;
     if (kept < step.count) {
       FillColumns(scores, static_cast<uint32_t>(Most(0, kept)), step.countPad, rows, drop_);
@@ -74,17 +65,6 @@ class Mask {
   }
 
  private:
-  // Row i: `left` in the first i lanes, `right` in the others.
-  __aicore__ inline void MakeTriangle(const LocalTensor<float>& to, float right, float left) {
-    AscendC::Duplicate(to, right, static_cast<int32_t>(kFractal * kFractal));
-    Barrier();
-    for (uint32_t row = 1; row < kFractal; ++row) {
-      uint64_t mask[2] = {(1ull << row) - 1, 0};
-      AscendC::Duplicate(to[row * kFractal], left, mask, 1, 1, 8);
-    }
-    Barrier();
-  }
-
   // The head and query of a row of the unit, for tensors in global memory; rows that do not exist
   // read what the last one reads.
   __aicore__ inline uint64_t RowOffset(const Step& step, uint32_t row, uint64_t batch,
@@ -219,63 +199,42 @@ class Mask {
     Barrier();
   }
 
-  // Bounds of the rows [from, to) of the group, whose first query is `query`.
-  __aicore__ inline void ApplyBounds(const LocalTensor<float>& scores, const Step& step,
-                                     uint32_t query, uint32_t from, uint32_t to, uint32_t rows) {
+  // One value for all keys of a row: read by the scalar unit, spread over the columns here.
+  __aicore__ inline void AddBiasPerRow(const LocalTensor<float>& scores, const Step& step,
+                                       uint32_t first, uint32_t rows) {
     const FlashAttentionTiling& t = *tiling_;
-    int64_t position = static_cast<int64_t>(query) - from - step.begin;  // of row 0, as a column
-    if (t.causal == kCausalBottomRight) position += static_cast<int64_t>(step.valid) - t.qLen;
-    if (t.causal != kCausalNone) Upper(scores, position + 1, from, to, rows, step.countPad);
-    if (t.windowRight >= 0) {
-      Upper(scores, position + t.windowRight + 1, from, to, rows, step.countPad);
+    const LocalTensor<float> values = perRow_.Get<float>();
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint64_t at =
+          RowOffset(step, first + row, t.biasBatchStride, t.biasHeadStride, t.biasRowStride);
+      const float value =
+          t.bias == kFloat32 ? biasWide_.GetValue(at) : FromHalfBits<T>(biasBits_.GetValue(at));
+      AscendC::Duplicate(values[row * kFractal], value, static_cast<int32_t>(kFractal));
     }
-    if (t.windowLeft >= 0) {
-      Lower(scores, position - t.windowLeft, from, to, rows, step.countPad);
-    }
-  }
-
-  // Row x keeps columns below bound + x.
-  __aicore__ inline void Upper(const LocalTensor<float>& scores, int64_t bound, uint32_t from,
-                               uint32_t to, uint32_t rows, uint32_t columns) {
-    const uint32_t start = static_cast<uint32_t>(Most(0, bound + from) / kFractal);
-    for (uint32_t j = start; j < columns / kFractal; ++j) {
-      const int64_t left = static_cast<int64_t>(j) * kFractal - bound;  // x <= left: all dropped
-      const uint32_t cut = static_cast<uint32_t>(Most(from, Least(to, left + 1)));
-      const uint32_t end = static_cast<uint32_t>(Most(cut, Least(to, left + kFractal)));
-      const LocalTensor<float> column = scores[j * rows * kFractal];
-      if (cut > from) {
-        AscendC::Duplicate(column[from * kFractal], drop_,
-                           static_cast<int32_t>((cut - from) * kFractal));
-      }
-      if (end > cut) {
-        const uint32_t row = static_cast<uint32_t>(static_cast<int64_t>(cut) - left);
-        const LocalTensor<float> part = column[cut * kFractal];
-        AscendC::Min(part, part, above_.Get<float>()[row * kFractal],
-                     static_cast<int32_t>((end - cut) * kFractal));
-      }
+    Barrier();
+    const uint32_t column = rows * kFractal;
+    for (uint32_t j = 0; j < step.countPad / kFractal; ++j) {
+      const LocalTensor<float> part = scores[j * column];
+      AscendC::Add(part, part, values, static_cast<int32_t>(column));
     }
     Barrier();
   }
 
-  // Row x keeps columns from bound + x on.
-  __aicore__ inline void Lower(const LocalTensor<float>& scores, int64_t bound, uint32_t from,
-                               uint32_t to, uint32_t rows, uint32_t columns) {
-    for (uint32_t j = 0; j < columns / kFractal; ++j) {
-      const int64_t left = static_cast<int64_t>(j) * kFractal - bound;  // x <= left: all kept
-      if (left >= static_cast<int64_t>(to)) break;
-      const uint32_t cut = static_cast<uint32_t>(Most(from, left + 1));
-      const uint32_t end = static_cast<uint32_t>(Most(cut, Least(to, left + kFractal)));
-      const LocalTensor<float> column = scores[j * rows * kFractal];
-      if (end > cut) {
-        const uint32_t row = static_cast<uint32_t>(static_cast<int64_t>(cut) - left);
-        const LocalTensor<float> part = column[cut * kFractal];
-        AscendC::Min(part, part, below_.Get<float>()[row * kFractal],
-                     static_cast<int32_t>((end - cut) * kFractal));
-      }
-      if (to > end) {
-        AscendC::Duplicate(column[end * kFractal], drop_,
-                           static_cast<int32_t>((to - end) * kFractal));
-      }
+  __aicore__ inline void ApplyMaskPerRow(const LocalTensor<float>& scores, const Step& step,
+                                         uint32_t first, uint32_t rows) {
+    const FlashAttentionTiling& t = *tiling_;
+    const LocalTensor<float> values = perRow_.Get<float>();
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint64_t at =
+          RowOffset(step, first + row, t.maskBatchStride, t.maskHeadStride, t.maskRowStride);
+      AscendC::Duplicate(values[row * kFractal], mask_.GetValue(at) ? Infinity() : drop_,
+                         static_cast<int32_t>(kFractal));
+    }
+    Barrier();
+    const uint32_t column = rows * kFractal;
+    for (uint32_t j = 0; j < step.countPad / kFractal; ++j) {
+      const LocalTensor<float> part = scores[j * column];
+      AscendC::Min(part, part, values, static_cast<int32_t>(column));
     }
     Barrier();
   }
@@ -283,10 +242,12 @@ class Mask {
   const FlashAttentionTiling* tiling_;
   float drop_;
   GlobalTensor<T> bias_;
+  GlobalTensor<uint16_t> biasBits_;
   GlobalTensor<float> biasWide_;
   GlobalTensor<uint8_t> mask_;
   TQue<TPosition::VECIN, 1> rows_, bits_;
-  TBuf<TPosition::VECCALC> halves_, sorted_, wide_, above_, below_;
+  TBuf<TPosition::VECCALC> halves_, sorted_, wide_, perRow_;
+  Bounds bounds_;
 };
 
 }  // namespace omfuse

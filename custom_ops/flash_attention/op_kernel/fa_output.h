@@ -23,7 +23,7 @@ class Output {
     pipe->InitBuffer(rows_, 1, tiling->chunkRows * tiling->valuePad * sizeof(T));
     output_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.output));
     if (tiling->lse) {
-      pipe->InitBuffer(logs_, coreRows * 96);
+      pipe->InitBuffer(logs_, coreRows * 32);
       pipe->InitBuffer(lines_, 1, coreRows * sizeof(float));
       lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.lse));
     }
@@ -70,10 +70,11 @@ class Output {
   }
 
   // Ends a task: `coreFirst` is the first of the core's rows in the unit, `rows` how many are held
-  // and `valid` how many of them exist.
-  __aicore__ inline void Finish(const Step& step, const LocalTensor<float>& max, uint32_t coreFirst,
-                                uint32_t rows, uint32_t valid) {
-    if (tiling_->lse) WriteLse(step, max, coreFirst, rows, valid);
+  // and `valid` how many of them exist. `max` and `sums` are for lse.
+  __aicore__ inline void Finish(const Step& step, const LocalTensor<float>& max,
+                                const LocalTensor<float>& sums, uint32_t coreFirst, uint32_t rows,
+                                uint32_t valid) {
+    if (tiling_->lse) WriteLse(step, max, sums, coreFirst, rows, valid);
     if (tiling_->maskedRows == kRowsZero || tiling_->sink) {
       // A row without keys has a sum of 0 and an accumulator of 0; any other sum is at least 1.
       AscendC::Maxs(RowSums(0), RowSums(0), 1.0e-30f, static_cast<int32_t>(rows * kFractal));
@@ -169,16 +170,14 @@ class Output {
 
   // max + ln(sum), one float a row.
   __aicore__ inline void WriteLse(const Step& step, const LocalTensor<float>& max,
-                                  uint32_t coreFirst, uint32_t rows, uint32_t valid) {
+                                  const LocalTensor<float>& sums, uint32_t coreFirst, uint32_t rows,
+                                  uint32_t valid) {
     const FlashAttentionTiling& t = *tiling_;
     const LocalTensor<float> logs = logs_.Get<float>();
     const int32_t stats = static_cast<int32_t>(rows * kLane);
-    const LocalTensor<float> wide = logs[coreRows_ * kLane];
-    AscendC::Ln(wide, RowSums(0), static_cast<int32_t>(rows * kFractal));
+    AscendC::Ln(logs, sums, stats);
     Barrier();
-    const AscendC::BinaryRepeatParams params(1, 2, 1, 8, 16, 8);
-    const uint64_t all = kRepeat;
-    AscendC::Add(logs, wide, max, all, static_cast<uint8_t>(rows / 8), params);
+    AscendC::Add(logs, logs, max, stats);
     Barrier();
     if (t.maskedRows == kRowsUniform && !t.sink) {
       // A row without keys averages all values, but the sum of no exponentials is log 0.

@@ -1,10 +1,10 @@
 // The online softmax of one step on a group of rows.
 //
 // For each row it keeps the largest score so far (m; of unscaled scores where the scale is late); a
-// step gives alpha = exp(m_before - m_after), by which the output so far shrinks. m starts at the
-// lowest finite float, so that a row in which everything is masked (-inf) gives exp(-inf) = 0 and
-// not NaN. The sum of exp(score - m) is not taken here: the cube adds the probabilities up, as a
-// column of the output (see fa_cube.h).
+// step gives alpha = exp(m_before - m_after), by which the output so far shrinks. m starts finite,
+// so that a row in which everything is masked (-inf) gives exp(-inf) = 0 and not NaN. The sum of
+// exp(score - m) that divides the output is not taken here: the cube adds the probabilities up, as
+// a column of the output (see fa_cube.h).
 #ifndef OMFUSE_FA_SOFTMAX_H_
 #define OMFUSE_FA_SOFTMAX_H_
 
@@ -34,6 +34,7 @@ class Softmax {
     coreRows_ = coreRows;
     pipe->InitBuffer(max_, kSlots * coreRows * 32);
     pipe->InitBuffer(alpha_, kSlots * coreRows * 32);
+    if (tiling->lse) pipe->InitBuffer(sums_, kSlots * coreRows * 32);
     const uint32_t rows = tiling->groupRows;
     pipe->InitBuffer(work_, WorkBytes(*tiling));
     pipe->InitBuffer(pairs_, rows * 64);
@@ -59,6 +60,12 @@ class Softmax {
     return alpha_.Get<float>()[step.slot * coreRows_ * kLane];
   }
 
+  // Sums of exp(score - m), only where lse is wanted: in fp32, finer than those of the cube, which
+  // sums probabilities rounded to the type of the output.
+  __aicore__ inline LocalTensor<float> Sums(const Step& step) {
+    return sums_.Get<float>()[step.turn % kSlots * coreRows_ * kLane];
+  }
+
   // Ends a task of `rows` rows: its maxima become those of scaled scores.
   __aicore__ inline void Settle(const Step& step, uint32_t rows) {
     if (!late_) return;
@@ -70,8 +77,12 @@ class Softmax {
   // Starts a task: nothing seen, or the sink, which is a score without a value.
   __aicore__ inline void Start(const Step& step, uint32_t coreFirst, uint32_t rows) {
     const LocalTensor<float> max = Max(step);
+    if (tiling_->lse) {
+      AscendC::Duplicate(Sums(step), StartsWithSink(*tiling_, step) ? 1.0f : 0.0f,
+                         static_cast<int32_t>(rows * kLane));
+    }
     if (!StartsWithSink(*tiling_, step)) {
-      AscendC::Duplicate(max, Lowest(), static_cast<int32_t>(rows * kLane));
+      AscendC::Duplicate(max, Floor(), static_cast<int32_t>(rows * kLane));
     } else if (!tiling_->packed) {
       AscendC::Duplicate(max, SinkOf(step.unit), static_cast<int32_t>(rows * kLane));
     } else {
@@ -117,9 +128,20 @@ class Softmax {
     AscendC::Exp(alpha, alpha, stats);
     AscendC::Exp(scores, scores, all);
     Barrier();
+    if (!tiling_->lse) return;
+    const LocalTensor<float> sums = Sums(step)[row * kLane];
+    ReduceRows<Sum>(narrow, scores, work, pairs, step.countPad, rows);
+    AscendC::FusedMulAdd(sums, alpha, narrow, stats);
+    Barrier();
   }
 
  private:
+  // Where a maximum starts: below every score, above what a masked key gets. 310P turns infinities
+  // into the largest number, so a gap is left there.
+  __aicore__ inline float Floor() const {
+    return OMFUSE_FA_SPLIT || tiling_->maskedRows == kRowsUniform ? Lowest() : -1.0e20f;
+  }
+
   // A sink as a score of the matrix at hand, which may still lack the scale.
   __aicore__ inline float SinkOf(uint32_t head) {
     const float sink = tiling_->sink == kFloat32 ? sinkWide_.GetValue(head)
@@ -163,7 +185,7 @@ class Softmax {
   bool late_;
   GlobalTensor<uint16_t> sink_;
   GlobalTensor<float> sinkWide_;
-  TBuf<TPosition::VECCALC> max_, alpha_, work_, pairs_, wide_, narrow_, factor_, constant_;
+  TBuf<TPosition::VECCALC> max_, alpha_, sums_, work_, pairs_, wide_, narrow_, factor_, constant_;
   Mask<T> mask_;
 };
 

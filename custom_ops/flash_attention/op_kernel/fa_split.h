@@ -24,11 +24,12 @@ class Combiner {
 
   // Leaves the result of a part. Once a task, so the whole core may wait for the copy.
   __aicore__ inline void Keep(const Step& step, uint32_t side, const LocalTensor<float>& max,
-                              const LocalTensor<float>& sums) {
+                              const LocalTensor<float>& fine, const LocalTensor<float>& sums) {
     const GlobalTensor<float> to = Place(WholeTask(*tiling_, step), step.part, side);
     PipeBarrier<PIPE_ALL>();
     AscendC::DataCopy(to, max, coreRows_ * kLane);
     AscendC::DataCopy(to[coreRows_ * kLane], sums, coreRows_ * (tiling_->valuePad + kFractal));
+    if (tiling_->lse) AscendC::DataCopy(to[FineOffset()], fine, coreRows_ * kLane);
     PipeBarrier<PIPE_ALL>();
   }
 
@@ -45,6 +46,9 @@ class Combiner {
       const uint32_t side = item % 2;
       const uint32_t held = task.rowsPad / 2;
       AscendC::Duplicate(softmax->Max(task), Lowest(), static_cast<int32_t>(held * kLane));
+      if (tiling_->lse) {
+        AscendC::Duplicate(softmax->Sums(task), 0.0f, static_cast<int32_t>(held * kLane));
+      }
       task.part = 1;  // the sink, if any, is in part 0
       output->Start(task);
       for (uint32_t part = 0; part < tiling_->splits; ++part) {
@@ -52,7 +56,8 @@ class Combiner {
       }
       const uint32_t offset = side * held;
       const uint32_t valid = task.rows > offset ? Smaller(held, task.rows - offset) : 0;
-      output->Finish(task, softmax->Max(task), task.firstRow + offset, held, valid);
+      output->Finish(task, softmax->Max(task), softmax->Sums(task), task.firstRow + offset, held,
+                     valid);
     }
   }
 
@@ -60,6 +65,11 @@ class Combiner {
   __aicore__ inline GlobalTensor<float> Place(uint32_t task, uint32_t part, uint32_t side) {
     const uint64_t index = (static_cast<uint64_t>(task) * tiling_->splits + part) * 2 + side;
     return parts_[index * (tiling_->splitBytes / sizeof(float))];
+  }
+
+  // The finer sums lie behind maxima and output.
+  __aicore__ inline uint32_t FineOffset() const {
+    return coreRows_ * (kLane + tiling_->valuePad + kFractal);
   }
 
   template <typename Queue>
@@ -87,6 +97,17 @@ class Combiner {
     AscendC::Exp(alpha, alpha, stats);
     AscendC::Exp(beta, beta, stats);
     Barrier();
+    if (tiling_->lse) {
+      LocalTensor<float> fine = loads.template AllocTensor<float>();
+      AscendC::DataCopy(fine, from[FineOffset()], held * kLane);
+      loads.EnQue(fine);
+      fine = loads.template DeQue<float>();
+      AscendC::Mul(fine, fine, beta, stats);
+      Barrier();
+      AscendC::FusedMulAdd(softmax->Sums(task), alpha, fine, stats);
+      Barrier();
+      loads.FreeTensor(fine);
+    }
     for (uint32_t row = 0; row < held; row += tiling_->chunkRows) {
       const uint32_t rows = Smaller(tiling_->chunkRows, held - row);
       LocalTensor<float> chunk = loads.template AllocTensor<float>();

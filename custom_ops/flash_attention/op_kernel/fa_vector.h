@@ -47,26 +47,47 @@ __aicore__ inline void MaxWideRows(const LocalTensor<float>& narrow, const Local
   Barrier();
 }
 
-// The largest element of each row as a narrow statistic. `work` holds columns / 16 * rows * 2
-// floats and at least rows * 64, `pairs` rows * 16.
-__aicore__ inline void MaxRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
-                               const LocalTensor<float>& work, const LocalTensor<float>& pairs,
-                               uint32_t columns, uint32_t rows) {
-  uint32_t left = columns / kFractal;
-  if (left > 2 * kWindow && left <= kWindows * kWindow && rows <= kFractal) {
-    MaxWideRows(narrow, from, work, pairs, left, rows);
-    return;
+// One value a row of an operation, as a narrow statistic: blocks, then columns onto columns, then
+// the two halves of a row. `work` holds columns / 16 * rows * 2 floats, `pairs` rows * 16.
+struct Largest {
+  __aicore__ inline static void Blocks(const LocalTensor<float>& to, const LocalTensor<float>& from,
+                                       int32_t repeats) {
+    AscendC::BlockReduceMax(to, from, repeats, kRepeat, 1, 1, 8);
   }
+  template <typename... Form>
+  __aicore__ inline static void Join(const LocalTensor<float>& to, const LocalTensor<float>& a,
+                                     const LocalTensor<float>& b, Form... form) {
+    AscendC::Max(to, a, b, form...);
+  }
+};
+
+struct Sum {
+  __aicore__ inline static void Blocks(const LocalTensor<float>& to, const LocalTensor<float>& from,
+                                       int32_t repeats) {
+    AscendC::BlockReduceSum(to, from, repeats, kRepeat, 1, 1, 8);
+  }
+  template <typename... Form>
+  __aicore__ inline static void Join(const LocalTensor<float>& to, const LocalTensor<float>& a,
+                                     const LocalTensor<float>& b, Form... form) {
+    AscendC::Add(to, a, b, form...);
+  }
+};
+
+template <typename Operation>
+__aicore__ inline void ReduceRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
+                                  const LocalTensor<float>& work, const LocalTensor<float>& pairs,
+                                  uint32_t columns, uint32_t rows) {
+  uint32_t left = columns / kFractal;
   const uint32_t width = rows * 2;  // two partial results a row
   const uint32_t repeats = left * rows * kFractal / kRepeat;
   for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
     const int32_t some = static_cast<int32_t>(Smaller(kMaxRepeats, repeats - done));
-    AscendC::BlockReduceMax(work[done * kLane], from[done * kRepeat], some, kRepeat, 1, 1, 8);
+    Operation::Blocks(work[done * kLane], from[done * kRepeat], some);
   }
   Barrier();
   while (left > 1) {  // fold the upper half of the columns onto the lower
     const uint32_t half = left / 2;
-    AscendC::Max(work, work, work[(left - half) * width], static_cast<int32_t>(half * width));
+    Operation::Join(work, work, work[(left - half) * width], static_cast<int32_t>(half * width));
     left -= half;
     Barrier();
   }
@@ -74,8 +95,20 @@ __aicore__ inline void MaxRows(const LocalTensor<float>& narrow, const LocalTens
   Barrier();
   const AscendC::BinaryRepeatParams both(1, 2, 2, 8, 16, 16);
   const uint64_t all = kRepeat;
-  AscendC::Max(narrow, pairs, pairs[kLane], all, static_cast<uint8_t>(rows / 8), both);
+  Operation::Join(narrow, pairs, pairs[kLane], all, static_cast<uint8_t>(rows / 8), both);
   Barrier();
+}
+
+// The largest element of each row; `work` has at least rows * 64 floats, too.
+__aicore__ inline void MaxRows(const LocalTensor<float>& narrow, const LocalTensor<float>& from,
+                               const LocalTensor<float>& work, const LocalTensor<float>& pairs,
+                               uint32_t columns, uint32_t rows) {
+  const uint32_t across = columns / kFractal;
+  if (across > 2 * kWindow && across <= kWindows * kWindow && rows <= kFractal) {
+    MaxWideRows(narrow, from, work, pairs, across, rows);
+  } else {
+    ReduceRows<Largest>(narrow, from, work, pairs, columns, rows);
+  }
 }
 
 // matrix = matrix * factor - statistic, in each row. `negated` is the wide statistic times -1,

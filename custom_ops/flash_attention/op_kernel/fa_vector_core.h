@@ -164,12 +164,13 @@ class VectorCore {
     if (!step.last || row + rows < held) return;
     if (tiling_->lse || tiling_->splits > 1) softmax_.Settle(step, held);
     if (tiling_->splits > 1) {
-      combiner_.Keep(step, side_, softmax_.Max(step), output_.Sums());
+      combiner_.Keep(step, side_, softmax_.Max(step), softmax_.Sums(step), output_.Sums());
       return;
     }
     const uint32_t offset = Offset(step);
     const uint32_t valid = step.rows > offset ? Smaller(held, step.rows - offset) : 0;
-    output_.Finish(step, softmax_.Max(step), step.firstRow + offset, held, valid);
+    output_.Finish(step, softmax_.Max(step), softmax_.Sums(step), step.firstRow + offset, held,
+                   valid);
   }
 
   const FlashAttentionTiling* tiling_;

@@ -56,6 +56,8 @@ struct FlashAttentionTiling {
   uint32_t panelKeys;     // keys of one multiplication
   uint32_t loadKeys;      // keys that one buffer of L1 holds, one panel or two
   uint32_t alternate;     // 1: score and output panels alternate, each with its own L0C
+  uint32_t biasPerRow;    // 1: the tensor has one value for all keys of a row
+  uint32_t maskPerRow;
   uint32_t reserved;
 };
 

@@ -148,5 +148,7 @@ class Tiling(Structure):
         ("panelKeys", U32),
         ("loadKeys", U32),
         ("alternate", U32),
+        ("biasPerRow", U32),
+        ("maskPerRow", U32),
         ("reserved", U32),
     ]

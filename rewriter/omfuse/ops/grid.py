@@ -27,6 +27,14 @@ MASKS = {  # dims of [B, N, Sq, Skv] that are there; the others are one
     "mask-square": "..QK",
     "mask-full": "BNQK",
     "mask-batch": "B.QK",
+    "mask-rows": "BNQ.",
+    "mask-heads": "BN..",
+}
+BIASES = {  # likewise; fp32 where the name says so
+    "bias": ".NQK",
+    "bias32": ".NQK",
+    "bias-keys": "B..K",
+    "bias-rows": ".NQ.",
 }
 TYPES: dict[str, Any] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 ARCH_TYPES = {"910b": ("fp16", "bf16"), "310p": ("fp16",)}
@@ -36,8 +44,8 @@ ARCH_TYPES = {"910b": ("fp16", "bf16"), "310p": ("fp16",)}
 class GridCase:
     """One call of the kernel.
 
-    ``extra`` holds attributes of the node; ``inputs`` names optional operands: ``bias``, ``bias32``
-    (fp32), a key of :data:`MASKS`, ``sink``, ``kv_lengths``, ``empty-rows`` (a mask that leaves
+    ``extra`` holds attributes of the node; ``inputs`` names optional operands: a key of
+    :data:`BIASES` or :data:`MASKS`, ``sink``, ``kv_lengths``, ``empty-rows`` (a mask that leaves
     some rows without a key).
     """
 
@@ -110,8 +118,8 @@ def _cases(quick: bool) -> Iterator[GridCase]:
 def _masked(quick: bool) -> Iterator[GridCase]:
     for name in list(MASKS)[:2] if quick else MASKS:
         yield GridCase("mask", inputs=(name,))
-    for name in ("bias", "bias32"):
-        yield GridCase("bias", inputs=(name,))
+    for name in list(BIASES)[:2] if quick else BIASES:
+        yield GridCase("bias", inputs=(name, "sink") if name == "bias-rows" else (name,))
     for causal in ("top_left", "bottom_right"):
         yield GridCase("causal", extra={"causal": causal})
         if not quick:
@@ -170,13 +178,13 @@ def operands(case: GridCase, seed: int) -> dict[str, Array]:
     }
     full = (case.batch, case.heads, case.q_len, case.kv_len)
     for name in case.inputs:
-        if name in ("bias", "bias32"):
-            bias = rng.standard_normal((1, *full[1:]), np.float32)
-            result["attn_bias"] = bias.astype(dtype if name == "bias" else np.float32)
+        if name in BIASES:
+            bias = rng.standard_normal(_kept(full, BIASES[name]), np.float32)
+            result["attn_bias"] = bias.astype(np.float32 if name == "bias32" else dtype)
         elif name in MASKS:
-            dims = [n if c != "." else 1 for n, c in zip(full, MASKS[name], strict=True)]
-            mask = rng.random(dims) < 0.6
-            mask[..., case.kv_len // 2] = True
+            mask = rng.random(_kept(full, MASKS[name])) < 0.6
+            if mask.shape[-1] > 1:
+                mask[..., case.kv_len // 2] = True
             result["attn_mask"] = mask
         elif name == "empty-rows":
             mask = rng.random((case.batch, 1, case.q_len, case.kv_len)) < 0.5
@@ -188,3 +196,7 @@ def operands(case: GridCase, seed: int) -> dict[str, Array]:
             low = max(1, case.kv_len // 3)
             result["kv_lengths"] = rng.integers(low, case.kv_len + 1, case.batch).astype(np.int32)
     return result
+
+
+def _kept(full: tuple[int, ...], letters: str) -> list[int]:
+    return [n if c != "." else 1 for n, c in zip(full, letters, strict=True)]
