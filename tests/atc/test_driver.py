@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from omfuse.atc.environment import child_environment, find_toolchain, read_versi
 from omfuse.atc.inspect_om import describe_om
 from omfuse.atc.options import AtcOptions
 from omfuse.atc.process import Tick, run_program
+from omfuse.atc.reports import FusionPass, read_fusion_result
 from omfuse.errors import NotAvailableError, ToolchainError, UsageError
 
 Maker = Callable[..., Path]
@@ -47,6 +49,33 @@ def test_a_good_run(fake_cann: Maker, tmp_path: Path) -> None:
     assert [part["bytes"] for part in run.info["partitions"]] == [3, 64]
     assert "run success" in (tmp_path / "work" / "atc.log").read_text("utf-8")
     assert "--framework=5" in (tmp_path / "work" / "command.txt").read_text("utf-8")
+
+
+PASSES = {"FlashAttentionFusionPass": {"match_times": "6", "effect_times": "4"},
+          "SoftmaxFusionPass": {"match_times": "0", "effect_times": "0"},
+          "ConvBnPass": {"match_times": "9", "effect_times": "9"}}  # fmt: skip
+REPORTS = [
+    [{"graph_fusion": PASSES, "session_and_graph_id": "0_1", "ub_fusion": {}}],
+    {"graph_fusion": PASSES, "graph_id": "0_1"},
+    [{"session_and_graph_id": "0_1", "fusion": {"graph_fusion": PASSES}}],
+]
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=["list", "one", "nested"])
+def test_what_passes_did_to_attention_is_told(
+    fake_cann: Maker, tmp_path: Path, report: object
+) -> None:
+    body = f"open('fusion_result.json', 'w').write({json.dumps(report)!r})\n"
+    run = drive(fake_cann(GOOD + body), tmp_path)
+    assert run.fusions == [FusionPass("FlashAttentionFusionPass", "0_1", 6, 4)]
+    every = read_fusion_result(tmp_path / "work" / "fusion_result.json", every=True)
+    assert [f.name for f in every] == ["FlashAttentionFusionPass", "ConvBnPass"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"a": {"match_times": "x"}}', "[" * 100_000])
+def test_a_report_of_passes_may_be_anything(fake_cann: Maker, tmp_path: Path, text: str) -> None:
+    body = f"open('fusion_result.json', 'w').write({text!r})\n"
+    assert drive(fake_cann(GOOD + body), tmp_path).fusions == []
 
 
 def test_the_host_suffix_and_outside_weights_are_found(fake_cann: Maker, tmp_path: Path) -> None:

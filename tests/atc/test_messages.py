@@ -110,6 +110,14 @@ def test_older_codes_share_the_advice_of_their_new_name() -> None:
     assert "unsupported" in m.advise("E19010").flags
 
 
+@pytest.mark.parametrize("code", ["E50012", "E61234", "E90017", "EB0500", "EZ1234", "E40777"])
+def test_codes_of_a_component_are_explained_by_it(code: str) -> None:
+    advice = m.advise(code, "/conv")
+    assert "/conv" in advice.fix
+    assert "no entry" not in advice.cause
+    assert code not in m.known_codes()
+
+
 def test_an_unknown_code_says_so() -> None:
     assert "no entry" in m.advise("E77777").cause
 

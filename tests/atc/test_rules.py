@@ -129,3 +129,25 @@ def test_one_error_tells_all_rules() -> None:
     assert "E10001" in str(error)
     assert error.exit_code == 2
     assert [r["code"] for r in error.as_dict()["rules"]] == ["E10056", "E10001"]
+
+
+@pytest.mark.parametrize(
+    ("block", "broken"),
+    [
+        ('aipp_mode: static related_input_name: "x"', True),
+        ("aipp_mode: static related_input_rank: 1", False),
+        ("aipp_mode: static", True),
+        ('aipp_mode: static related_input_name: "m"', False),
+    ],
+)
+def test_an_input_is_fp16_or_preprocessed(tmp_path: Path, block: str, broken: bool) -> None:
+    path = tmp_path / "aipp.cfg"
+    path.write_text(f"# one input\naipp_op {{ {block} }}\n", "utf-8")
+    options = AtcOptions(insert_op_conf=path, input_fp16_nodes="x", soc_version="Ascend310P3")
+    context = RuleContext(inputs={"x": [1, 3, 8, 8], "m": [1, 3, 8, 8]})
+    assert ("E10034" in {rule.code for rule in check(options, context)}) == broken
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    assert ("", "keep_dtype") in codes(tmp_path, keep_dtype=tmp_path)
+    assert codes(tmp_path, op_bank_path=tmp_path) == []

@@ -20,6 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_FAMILY = 2  # signs of a code that tell the component
 SUCCESS_LINE = "ATC run success"
 FAILURE_LINE = "ATC run failed"
 
@@ -177,6 +178,7 @@ def headline(messages: Sequence[AtcMessage]) -> AtcMessage | None:
 def _table() -> dict[str, dict[str, Any]]:
     text = resources.files("omfuse.atc").joinpath("messages.toml").read_text("utf-8")
     entries: dict[str, dict[str, Any]] = tomllib.loads(text)
+    entries |= entries.pop("families")
     for code, entry in list(entries.items()):
         for old in entry.get("was", ()):
             entries[old] = {**entry, "renamed": code}
@@ -185,12 +187,12 @@ def _table() -> dict[str, dict[str, Any]]:
 
 def known_codes() -> tuple[str, ...]:
     """Return every code with an entry of its own or as an older name."""
-    return tuple(_table())
+    return tuple(code for code in _table() if len(code) > _FAMILY)
 
 
 def advise(code: str, subject: str = "") -> Advice:
-    """Explain a code; an unknown one gets a general answer that says so."""
-    entry = _table().get(code)
+    """Explain a code, if need be by its component; an unknown one gets an answer that says so."""
+    entry = _table().get(code) or _table().get(code[:_FAMILY])
     if entry is None:
         return Advice(
             code,

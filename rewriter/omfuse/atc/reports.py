@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _KEY = re.compile(r"(?P<domain>[\w.\-]+)::(?P<version>\d+)::(?P<type>\w+)\Z")
+_DEPTH = 6  # of the lists in fusion_result.json, more than any release writes
 _ATTENTION_PASS = re.compile(r"attention|softmax", re.I)
 
 
@@ -42,7 +43,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file, None when it is missing or not JSON."""
     try:
         return json.loads(path.read_text("utf-8", errors="replace"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -109,21 +110,29 @@ def _opset_advice(domain: str, op_type: str, version: int | None) -> str:
 
 def read_fusion_result(path: Path, every: bool = False) -> list[FusionPass]:
     """Read fusion_result.json: passes that took effect, of attention only unless ``every``."""
-    document = read_json(path)
-    entries = document if isinstance(document, list) else [document]
     found = []
-    for entry in entries:
-        if not isinstance(entry, Mapping):
-            continue
-        graph = str(entry.get("session_and_graph_id", entry.get("graph_id", "")))
-        for group in entry.values():
-            for name, times in group.items() if isinstance(group, Mapping) else ():
-                if not isinstance(times, Mapping) or not (every or _ATTENTION_PASS.search(name)):
-                    continue
-                matched, applied = _count(times, "match_times"), _count(times, "effect_times")
-                if matched or applied:
-                    found.append(FusionPass(str(name), graph, matched, applied))
+    for graph, name, times in _passes(read_json(path), ""):
+        matched, applied = _count(times, "match_times"), _count(times, "effect_times")
+        if (matched or applied) and (every or _ATTENTION_PASS.search(name)):
+            found.append(FusionPass(name, graph, matched, applied))
     return found
+
+
+def _passes(part: Any, graph: str, depth: int = 0) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield graph, name and counts of every pass; releases nest them differently."""
+    if depth > _DEPTH:
+        return
+    if isinstance(part, list):
+        for entry in part:
+            yield from _passes(entry, graph, depth + 1)
+    if not isinstance(part, Mapping):
+        return
+    graph = str(part.get("session_and_graph_id", part.get("graph_id", graph)))
+    for name, value in part.items():
+        if isinstance(value, Mapping) and ("match_times" in value or "effect_times" in value):
+            yield graph, str(name), value
+        else:
+            yield from _passes(value, graph, depth + 1)
 
 
 def _count(times: Mapping[str, Any], key: str) -> int:

@@ -150,8 +150,30 @@ def _io(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
         elif getattr(o, partner) is None:
             yield RuleBreak("E10001", flag, f"it needs {partner}")
     yield from _outputs(o)
+    yield from _preprocessed(o, ctx)
     if o.raw_ge_options is not None:
         yield from _raw_ge(o.raw_ge_options)
+
+
+def _preprocessed(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
+    """Find inputs that are fp16 and image preprocessing (AIPP) at once."""
+    wanted = {name for name in (o.input_fp16_nodes or "").split(";") if name}
+    if not wanted or o.insert_op_conf is None or not o.insert_op_conf.is_file():
+        return
+    text = re.sub(r"#.*", "", o.insert_op_conf.read_text("utf-8", errors="replace"))
+    inputs = list(ctx.inputs or ())
+    for place, block in enumerate(re.findall(r"aipp_op\s*\{([^{}]*)\}", text)):
+        name = re.search(r'related_input_name\s*:\s*"([^"]*)"', block)
+        rank = re.search(r"related_input_rank\s*:\s*(\d+)", block)
+        index = int(rank[1]) if rank else place
+        claimed = name[1] if name else (inputs[index] if index < len(inputs) else "")
+        if claimed in wanted:
+            yield RuleBreak(
+                "E10034",
+                "input_fp16_nodes",
+                f"{claimed} is also preprocessed by insert_op_conf",
+                "keep one of the two: AIPP makes it uint8",
+            )
 
 
 def _outputs(o: AtcOptions) -> Iterator[RuleBreak]:

@@ -222,10 +222,10 @@ def _check_compress(given: Flags) -> None:
     if given.get("compression_optimize_conf"):
         raise fail("E10055", "The operation is not supported: libamctacl.so is not there.")
     if given.get("insert_op_conf"):
-        _check_aipp(given["insert_op_conf"])
+        _check_aipp(given["insert_op_conf"], given.get("input_fp16_nodes", "").split(";"))
 
 
-def _check_aipp(path: str) -> None:
+def _check_aipp(path: str, halves: list[str]) -> None:
     text = re.sub(r"#.*", "", Path(path).read_text("utf-8", errors="replace"))
     blocks = re.findall(r"aipp_op\s*\{([^{}]*)\}", text)
     rest = re.sub(r"aipp_op\s*\{[^{}]*\}", "", text)
@@ -234,6 +234,9 @@ def _check_aipp(path: str) -> None:
     for block in blocks:
         if not re.search(r"aipp_mode\s*:\s*(static|dynamic)\b", block):
             raise fail("E10052", f"AIPP configuration [{path}] is invalid: aipp_mode is missing.")
+        match = re.search(r'related_input_name\s*:\s*"([^"]+)"', block)
+        if match is not None and match[1] in halves:
+            raise fail("E10034", f"[{match[1]}] of [--input_fp16_nodes] has an AIPP, too.")
     raise fail("E10055", "The simulated ATC does not build image preprocessing (AIPP).")
 
 
