@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from omfuse.atc.om.summary import describe_om
 from omfuse.atc.om.tasks import read_tasks
 from omfuse.atc.om.wire import MAX_FIELDS, Budget, WireError, fields, varint
 from omfuse.atc.om.writer import Part
+from omfuse.cli.app import run
 from omfuse.errors import ModelError
 
 Maker = Callable[..., Path]
@@ -85,6 +87,34 @@ def survive(tmp_path: Path, seeds: range) -> int:
 def test_mutated_files_give_an_error_or_a_description(tmp_path: Path) -> None:
     accepted = survive(tmp_path, range(400))
     assert 0 < accepted < 400, "the mutations must reach both ends"
+
+
+def test_what_is_accepted_can_be_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.om"
+    for seed in range(160):
+        data = mutate((WHOLE, OLD)[seed % 2], seed)
+        if look(path, data):
+            for words in ([str(path)], [str(path), "--json"]):
+                with pytest.raises(SystemExit) as ended:
+                    run(["inspect", *words])
+                assert ended.value.code == 0, seed
+                shown = capsys.readouterr().out
+                assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown), seed
+
+
+def test_a_name_cannot_command_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = WHOLE.replace(b"model", b"\x1b[31m")
+    assert data != WHOLE
+    assert look(tmp_path / "m.om", data)
+    with pytest.raises(SystemExit):
+        run(["inspect", str(tmp_path / "m.om")])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\\x1b[31m" in shown
 
 
 @pytest.mark.slow

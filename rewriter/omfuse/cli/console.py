@@ -34,14 +34,30 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def visible(text: str) -> str:
+    """Return a text in which signs that a terminal would obey are spelled out.
+
+    Names come from files of anybody: an escape sequence in one must not reach the terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else _spelled(sign) for sign in text
+    )
+
+
+def _spelled(sign: str) -> str:
+    return sign.encode("unicode_escape", errors="backslashreplace").decode("ascii")
+
+
 def print_line(text: str = "") -> None:
     """Print one line for people on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(visible(text) + "\n")
 
 
 def print_result(text: str) -> None:
     """Print one line of the result on stdout."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible(text) + "\n")
 
 
 def print_error(error: OmfuseError) -> None:
@@ -50,11 +66,11 @@ def print_error(error: OmfuseError) -> None:
     from rich.text import Text
 
     err = Console(stderr=True, highlight=False, soft_wrap=True)
-    err.print(Text.assemble((f"error[{error.code}]", "bold red"), f": {error.message}"))
+    err.print(Text.assemble((f"error[{error.code}]", "bold red"), f": {visible(error.message)}"))
     if error.where:
-        err.print(Text.assemble(("  --> ", "cyan"), error.where))
+        err.print(Text.assemble(("  --> ", "cyan"), visible(error.where)))
     if error.hint:
-        err.print(Text.assemble(("  fix: ", "cyan"), error.hint))
+        err.print(Text.assemble(("  fix: ", "cyan"), visible(error.hint)))
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -68,7 +84,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*[escape(str(cell)) for cell in row])
+        table.add_row(*[escape(visible(str(cell))) for cell in row])
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     out.print(table)
 
