@@ -361,7 +361,70 @@ def test_dump(raw):
     raw.stop()
 
 
+def test_dump_of_the_init_configuration(raw, tmp_path):
+    path = tmp_path / "acl.json"
+    path.write_text('{"dump": {"dump_path": "."}}')
+    assert raw.aclInit(str(path).encode()) == 0
+    assert raw.aclmdlInitDump() == 100044
+    assert raw.aclFinalize() == 0
+
+
+def test_data_buffers(on):
+    made = on.aclCreateDataBuffer(None, 0)
+    assert made
+    assert on.aclGetDataBufferAddr(made) is None
+    assert on.aclDestroyDataBuffer(None) == 100000
+    assert on.aclUpdateDataBuffer(None, None, 0) == 100000
+    assert on.aclDestroyDataBuffer(made) == 0
+    assert on.aclDestroyDataBuffer(made) != 0
+
+
+def test_descriptions_of_what_is_not_there(on):
+    desc = on.aclmdlCreateDesc()
+    assert on.aclmdlGetDesc(desc, 12345) == 145003
+    model = on.load()
+    assert on.aclmdlGetDesc(desc, model) == 0
+    for index in (2, 99, 2**63):
+        assert on.aclmdlGetInputNameByIndex(desc, index) == b""
+        assert on.aclmdlGetOutputNameByIndex(desc, index) == b""
+        assert on.aclmdlGetInputSizeByIndex(desc, index) == 0
+        assert on.aclmdlGetOutputSizeByIndex(desc, index) == 0
+        assert on.aclmdlGetInputDataType(desc, index) == -1
+        assert on.aclmdlGetOutputDataType(desc, index) == -1
+        assert on.aclmdlGetInputFormat(desc, index) == -1
+        assert on.aclmdlGetInputDims(desc, index, ctypes.byref(dims())) != 0
+    assert on.aclmdlUnload(model) == 0
+    assert on.aclmdlDestroyDesc(desc) == 0
+
+
+@pytest.mark.parametrize("code", [507010, 507015, 507899])
+def test_a_dead_device_stays_dead_until_it_is_reset(code, raw, device):
+    device.configure(sticky=1)
+    raw.start()
+    model, found = raw.load(), ctypes.c_void_p()
+    inputs = raw.dataset((raw.malloc(32), 32), (raw.malloc(32), 32))
+    outputs = raw.dataset((raw.malloc(32), 32), (raw.malloc(32), 32))
+    device.fault("exec", 1, code, "EZ9999: gone")
+    for _ in range(2):  # the fault was for one run, the device is gone for all
+        assert raw.aclmdlExecute(model, inputs, outputs) == code
+        assert raw.aclrtMalloc(ctypes.byref(found), 8, 0) == code
+        assert raw.aclrtSynchronizeDevice() == code
+    for dataset in (inputs, outputs):
+        raw.drop(dataset)
+    raw.aclmdlUnload(model)
+    assert raw.aclrtResetDevice(0) == 0
+    assert raw.aclrtSetDevice(0) == 0
+    assert raw.aclrtFree(raw.malloc(8)) == 0
+    raw.stop()
+
+
 FORGIVEN = {
+    "finalize before init": """
+raw.aclrtResetDevice(0)
+raw.aclFinalize()
+device.reset()
+raw.aclFinalize()
+""",
     "context destroyed with a live stream": """
 own = raw.pointer("aclrtCreateContext", 0)
 stream = raw.pointer("aclrtCreateStream")

@@ -31,6 +31,7 @@ class Meaning(NamedTuple):
 
 _RESTART = "restart the process; if it comes back, check the card with `npu-smi info`"
 _ENVIRONMENT = "source set_env.sh of the CANN installation, and check `npu-smi info`"
+_DESCRIBED = "`omfuse inspect` shows what the model takes"
 _KERNEL = (
     "an operator failed on the chip: run `omfuse diff` to find it; the plog files name the task"
 )
@@ -38,7 +39,11 @@ _KERNEL = (
 MEANINGS: dict[int, Meaning] = {
     100000: Meaning("invalid argument", "a shape, index or handle that the model does not have"),
     100001: Meaning("aclInit was not called", "open the session before using it"),
+    100002: Meaning(
+        "initialized already", "another library of this process started ACL, and keeps it"
+    ),
     100003: Meaning("the init configuration cannot be read", "check the path of the JSON file"),
+    100011: Meaning("no such model", "the session was closed"),
     100037: Meaning("finalized already", "another library ended ACL in this process"),
     100039: Meaning(
         "this is the stub library for compiling, not the runtime",
@@ -46,13 +51,16 @@ MEANINGS: dict[int, Meaning] = {
         "CANN runtime before it",
     ),
     100042: Meaning("profiling is on or off already", "do not combine profiling with dump"),
+    100043: Meaning("profiling is off already", "do not combine profiling with dump"),
     100044: Meaning("dump is on already", "remove the dump section of the init JSON"),
+    100045: Meaning("dump is off already", "start it before it is ended"),
     107000: Meaning("invalid parameter of the runtime", "a size or handle is wrong"),
     107001: Meaning("no device of this number", "`npu-smi info` lists the devices"),
     107002: Meaning(
         "no context on this thread", "the device was reset by another library in this process"
     ),
     107003: Meaning("the stream belongs to another context", "use one session a model"),
+    107004: Meaning("the model belongs to another context", "use one session a model"),
     107019: Meaning("waited too long", "give a larger timeout"),
     107020: Meaning("a task took too long", _KERNEL),
     145000: Meaning("invalid argument of the executor", "an input is smaller than the model needs"),
@@ -60,10 +68,22 @@ MEANINGS: dict[int, Meaning] = {
     145002: Meaning("the model file cannot be read", "check the path and the permissions"),
     145003: Meaning("no such model is loaded", "the session was closed"),
     145006: Meaning("the model file is damaged or no .om", "copy it again, compare the checksums"),
+    145007: Meaning("an address inside the model file is wrong", "copy it or compile it again"),
+    145009: Meaning("the model is loaded already", "close the other session first"),
+    145011: Meaning("the shape input has no memory", "open the session anew"),
     145012: Meaning("dims do not match the model", "`omfuse inspect` shows the dims"),
     145013: Meaning("this gear was not compiled", "`omfuse inspect` shows the gears"),
+    145014: Meaning("the image preprocessing (AIPP) does not fit", _DESCRIBED),
+    145015: Meaning("the image preprocessing (AIPP) does not fit", _DESCRIBED),
+    145016: Meaning("the image preprocessing (AIPP) does not fit", _DESCRIBED),
+    145020: Meaning("the format of an input does not fit", _DESCRIBED),
+    145021: Meaning("the shape of an input does not fit", _DESCRIBED),
+    145022: Meaning("the dtype of an input does not fit", _DESCRIBED),
     200000: Meaning("host memory is used up", "free memory"),
     200001: Meaning("not supported by this runtime", "update CANN, or avoid the option"),
+    200005: Meaning("a handle is not what it should be", "the session was closed"),
+    200006: Meaning("this runtime lacks the feature", "update CANN, or avoid the option"),
+    207000: Meaning("the chip does not support it", "avoid the option, or use another chip"),
     207001: Meaning("device memory is used up", "smaller shapes, fewer models at once"),
     207003: Meaning("a number is out of range", "a size is wrong"),
     207004: Meaning("no device", _ENVIRONMENT),
@@ -71,11 +91,13 @@ MEANINGS: dict[int, Meaning] = {
     207008: Meaning("no stream is left", "close sessions that are not used"),
     207018: Meaning("device memory is used up", "smaller shapes, fewer models at once"),
     245000: Meaning("the executor found no memory", "smaller shapes, fewer models at once"),
+    300000: Meaning("a limit of the library is reached", "fewer sessions or streams at once"),
     500000: Meaning("internal error", "the plog files say more"),
     500001: Meaning("internal failure", "the plog files say more, often a missing package"),
     500002: Meaning("graph-engine failed", "the plog files say more"),
     500003: Meaning("the runtime failed", "the plog files say more"),
     500004: Meaning("the driver failed", _ENVIRONMENT),
+    500005: Meaning("profiling failed", "run without it"),
     507000: Meaning("internal error of the runtime", "the plog files say more"),
     507007: Meaning("the context cannot be released", "the device was never set"),
     507008: Meaning("wrong SoC version", "compile the model for this chip"),
@@ -106,6 +128,38 @@ MEANINGS: dict[int, Meaning] = {
 }
 
 
+MEANINGS.update(
+    dict.fromkeys(
+        range(100016, 100020),
+        Meaning(
+            "a model, resource or operator is not what it should be", "the plog files say more"
+        ),
+    )
+)
+MEANINGS.update(
+    dict.fromkeys(
+        range(507042, 507046), Meaning("a kernel left the memory of its tensors", _KERNEL)
+    )
+)
+# By thousands, for numbers without an entry of their own.
+FAMILIES: dict[int, Meaning] = {
+    100: Meaning("refused by the ACL library", "the plog files say more"),
+    107: Meaning("refused by the runtime", "the plog files say more"),
+    145: Meaning("refused by the executor", "`omfuse inspect` shows what the model takes"),
+    200: Meaning("the ACL library lacks a resource", "fewer sessions at once"),
+    207: Meaning("the runtime lacks a resource", "fewer sessions at once"),
+    245: Meaning("the executor lacks a resource", "smaller shapes, fewer models at once"),
+    345: Meaning("a part of the model file cannot be used", "copy it or compile it again"),
+    507: Meaning("internal error of the runtime", "the plog files say more"),
+    545: Meaning("internal error of the executor", "the plog files say more"),
+}
+
+
+def meaning_of(number: int) -> Meaning | None:
+    """Return the meaning of a number, if need be by its component; None when nothing is known."""
+    return MEANINGS.get(number) or FAMILIES.get(number // 1000)
+
+
 class AclError(DeviceError):
     """A call of libascendcl failed; ``code`` is ``acl-<number>``.
 
@@ -118,7 +172,7 @@ class AclError(DeviceError):
     def __init__(
         self, number: int, function: str, said: str = "", where: str | None = None, more: str = ""
     ) -> None:
-        meaning = MEANINGS.get(number)
+        meaning = meaning_of(number)
         what = f"{function} returned {number}" if number else f"{function} returned nothing"
         if meaning is not None:
             what += f" ({meaning.text})"
