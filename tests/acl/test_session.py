@@ -15,6 +15,7 @@ from sim_files import (
     write,
 )
 
+from omfuse.acl.codes import AclError
 from omfuse.acl.opening import library_of
 from omfuse.acl.resources import SharedWorkspace
 from omfuse.errors import ModelError, UsageError
@@ -248,6 +249,58 @@ def test_tensors_without_elements(om, tmp_path, device):
     path = write(tmp_path / "m.om", payload)
     with open_session(path, "sim") as session:
         assert session.run({"x": np.empty((0, 4), np.float32)})["y"].shape == (0, 4)
+
+
+def identity_payload(dims, mode="static"):
+    nodes = [helper.make_node("Identity", ["x"], ["y"], "I")]
+    model = model_of(nodes, {"x": list(dims)}, {"y": list(dims)})
+    made = (spec("x", dims),), (spec("I:0:y", dims, onnx_name="y"),)
+    return Payload("Ascend310P3", mode, *made, model.SerializeToString())
+
+
+@pytest.mark.parametrize("dims", [(), (1,) * 8, (2, 1, 1, 1, 1, 1, 1, 3, 1, 1, 1, 1)], ids=len)
+def test_any_rank(dims, tmp_path, device):
+    x = np.arange(np.prod(dims, dtype=int), dtype=np.float32).reshape(dims)
+    with open_session(write(tmp_path / "m.om", identity_payload(dims)), "sim") as session:
+        result = session.run({"x": x})["y"]
+    assert result.shape == dims
+    np.testing.assert_array_equal(result, x)
+
+
+def test_more_dims_than_an_array_can_have(tmp_path, device):
+    with pytest.raises(ModelError) as caught:
+        open_session(write(tmp_path / "m.om", identity_payload((1,) * 128)), "sim")
+    assert caught.value.code == "bad-description"
+    assert "128 dims" in caught.value.message
+
+
+def test_absurd_sizes_are_an_error_of_memory(tmp_path, device):
+    with pytest.raises(AclError) as caught:
+        open_session(write(tmp_path / "m.om", identity_payload((2**40,))), "sim")
+    assert caught.value.number == 207001
+    assert f"needs {2**42} bytes" in caught.value.message
+
+
+def test_fixed_inputs_and_outputs_that_follow_from_values(tmp_path, device):
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["where"], "Z"),
+        helper.make_node("Transpose", ["where"], ["y"], "T"),
+    ]
+    model = model_of(nodes, {"x": [2, 3]}, {"y": ["n", 2]})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    outputs = (spec("T:0:y", (-1, 2), "int64", onnx_name="y"),)
+    payload = Payload(
+        "Ascend310P3", "dynamic", (spec("x", (2, 3)),), outputs, model.SerializeToString()
+    )
+    with open_session(write(tmp_path / "m.om", payload), "sim") as session:
+        assert session.mode == "dynamic"
+        for fill in (0, 1, 5):
+            x = np.zeros((2, 3), np.float32)
+            x.reshape(-1)[:fill] = 1
+            np.testing.assert_array_equal(session.run({"x": x})["y"], np.argwhere(x))
+        with pytest.raises(UsageError) as caught:
+            session.run({"x": np.zeros((3, 3), np.float32)})
+        assert caught.value.code == "bad-shape"
 
 
 def test_load_from_memory_and_shared_workspace(om, device):

@@ -102,10 +102,12 @@ def read_description(library: AclLibrary, desc: int, where: str) -> Description:
     shown = tuple(t for t in inputs if t is not hidden)
     for tensor in (*inputs, *outputs):
         numpy_dtype(tensor.code, tensor.name)
+        _check_rank(tensor, where)
     if hidden is not None:
         mode, gears = _gears(library, desc, hidden.index, where)
     else:
-        open_dims = any(size < 0 for tensor in shown for size in tensor.dims)
+        # Outputs may be open although every input is fixed: their sizes follow from values.
+        open_dims = any(size < 0 for tensor in (*shown, *outputs) for size in tensor.dims)
         mode, gears = ("dynamic" if open_dims else "static"), ()
     described = Description(mode, shown, tuple(outputs), gears, hidden)
     _check_sizes(described, where)
@@ -204,6 +206,15 @@ def _check_sizes(described: Description, where: str) -> None:
     hidden = described.shape_input
     if hidden is not None and hidden.size == 0:
         raise _unreadable("its shape input takes no bytes", where)
+
+
+def _check_rank(tensor: Tensor, where: str) -> None:
+    try:
+        np.empty((0,) * len(tensor.dims))
+    except ValueError:
+        raise _unreadable(
+            f"{tensor.name} has {len(tensor.dims)} dims, more than an array can have", where
+        ) from None
 
 
 def _unreadable(why: str, where: str) -> ModelError:
