@@ -179,6 +179,13 @@ def test_bench_reports_parts_and_a_ratio(folder, capsys, device):
         assert row["first"] > 0
         assert row["memory_peak"] > 0
     assert said["ratio"]["low"] <= said["ratio"]["value"] <= said["ratio"]["high"]
+    # A model's memory is its own: the other one, which is loaded as well, does not count.
+    for model, row, dims in zip(
+        ("static.om", "batch.om"), said["models"], ((), ("--dim", "batch=2")), strict=True
+    ):
+        assert call("bench", model, *SIM, "--seconds", 0, "--runs", 2, *dims, "--json") == 0
+        (alone,) = document(capsys)["models"]
+        assert alone["memory_peak"] == row["memory_peak"]
     assert (folder / "times.png").read_bytes().startswith(b"\x89PNG")
 
 

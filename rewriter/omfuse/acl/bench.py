@@ -46,12 +46,14 @@ class Subject:
         run: runs once.
         parts: returns the division of the last run, empty where it is not known.
         memory_used: returns bytes in use, None where it is not known.
+        before: bytes in use before the model was loaded, so that the peak is its own.
     """
 
     label: str
     run: Callable[[], Any]
     parts: Callable[[], Mapping[str, float]] = dict
     memory_used: Callable[[], int | None] = lambda: None
+    before: int | None = None
     first: float = 0.0
     seconds: list[float] = field(default_factory=list)
     divided: dict[str, list[float]] = field(default_factory=dict)
@@ -71,11 +73,17 @@ class Subject:
             self.divided.setdefault(name, []).append(value)
         return spent
 
+    def start(self) -> None:
+        """Make the first run, unless it was made; before another model is loaded."""
+        if not self.first:
+            self.first = self.once()
+            self.look_at_memory()
+
     def look_at_memory(self) -> None:
-        """Keep the largest use of memory seen."""
+        """Keep the largest use of memory seen; right only while no other model is loaded."""
         used = self.memory_used()
         if used is not None:
-            self.peak = max(used, self.peak or 0)
+            self.peak = max(used - (self.before or 0), self.peak or 0)
 
 
 def measure(
@@ -89,12 +97,11 @@ def measure(
         tick: called with the share that is done, 0 to 1.
     """
     for subject in subjects:
-        subject.first = subject.once()
-        subject.look_at_memory()
+        subject.start()
     _repeat(subjects, Subject.once, plan.warmup_runs, plan.warmup_seconds, plan.most, None)
     _repeat(subjects, Subject.measure, plan.runs, plan.seconds, plan.most, tick)
-    for subject in subjects:
-        subject.look_at_memory()
+    if len(subjects) == 1:
+        subjects[0].look_at_memory()
 
 
 def _repeat(

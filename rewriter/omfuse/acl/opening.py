@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omfuse.acl.device_session import DeviceSession
 from omfuse.acl.library import AclLibrary, open_library
+from omfuse.acl.memory import memory_info
+from omfuse.acl.process import DeviceContext, process_of
 from omfuse.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +62,37 @@ def open_session(path: str | Path, device: int = 0, **options: Any) -> Session:
     See :func:`open_om` for the options and errors.
     """
     return open_om(path, "ascend", index=device, **options)
+
+
+@contextlib.contextmanager
+def watch_memory(device: str, index: int) -> Iterator[Callable[[], int | None]]:
+    """Hold a context of a device, and give a function that tells the bytes in use on it.
+
+    Raises:
+        AclError: the device cannot be opened.
+        NotAvailableError: no ACL library, or no compiler for the simulated one.
+    """
+    library = library_for(device)
+    context = DeviceContext(process_of(library), index)
+
+    def used() -> int | None:
+        with context.entered():
+            free, total = memory_info(library)
+        return total - free if total else None
+
+    try:
+        yield used
+    finally:
+        context.close()
+
+
+def library_for(device: str) -> AclLibrary:
+    """Return the library of a device, ``sim`` or ``ascend``."""
+    if device == "ascend":
+        return real_library()
+    from omfuse.sim.device import simulated_device
+
+    return library_of(str(simulated_device().path))
 
 
 @functools.lru_cache(maxsize=None)

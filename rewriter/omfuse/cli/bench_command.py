@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,13 +72,16 @@ def command(
         for model in (a, *([] if b is None else [b])):
             used = "host" if Path(model).suffix.lower() == ".onnx" else device
             used = subjects.device_of(model, used)
+            in_use = _memory_of(stack, used, index)
+            before = in_use()
             with console.progress(f"loading {model}"):
                 session = stack.enter_context(_open(model, used, index, lowering, threads, arrays))
                 named = sizes if b is None else _known(session, sizes)
                 feeds = subjects.feeds_for(session, model, arrays, named, seed)
             devices.append(used)
             kernels.append(dict(session.kernels))
-            measured.append(_subject(model, session, feeds))
+            measured.append(_subject(model, session, feeds, in_use, before))
+            measured[-1].start()
         with console.progress("measuring"):
             bench.measure(measured, plan)
     compared = None
@@ -130,28 +134,36 @@ def _known(session: Session, sizes: dict[str, int]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if name in symbols}
 
 
-def _subject(label: str, session: Session, feeds: dict[str, Array]) -> Subject:
+def _subject(
+    label: str,
+    session: Session,
+    feeds: dict[str, Array],
+    in_use: Callable[[], int | None],
+    before: int | None,
+) -> Subject:
     from omfuse.acl.bench import Subject
 
-    if session.device == "host":
-        return Subject(label, lambda: session.run(feeds), memory_used=_resident)
     device: Any = session
+    parts = dict if session.device == "host" else lambda: device.seconds
+    return Subject(label, lambda: session.run(feeds), parts, in_use, before)
 
-    def used() -> int | None:
-        free, total = device.memory()
-        return total - free if total else None
 
-    return Subject(label, lambda: session.run(feeds), lambda: device.seconds, used)
+def _memory_of(stack: ExitStack, device: str, index: int) -> Callable[[], int | None]:
+    """Return what tells the bytes in use: on the device, or by this process."""
+    if device == "host":
+        return _resident
+    from omfuse.acl.opening import watch_memory
+
+    return stack.enter_context(watch_memory(device, index))
 
 
 def _resident() -> int | None:
-    """Return the largest resident size of this process so far, in bytes."""
-    if sys.platform == "win32":
+    """Return the resident size of this process in bytes, None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError, IndexError):
         return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _show(document: dict[str, Any]) -> None:
