@@ -100,6 +100,11 @@ def test_noise_between_runs_is_not_hidden(tmp_path, device):
     ]
     report = diff(original(32), path, inputs=make_inputs(32), device="sim", cache=False)
     assert report.verdict == "fail"
+    assert any(note.startswith("not repeatable") for note in report.notes), report.notes
+    device.mutate = None
+    report = diff(original(32), path, inputs=make_inputs(32), device="sim", cache=False)
+    assert report.verdict == "pass"
+    assert not any("repeatable" in note for note in report.notes)
 
 
 def test_a_device_that_computes_other_shapes_is_an_error(tmp_path, device):
@@ -219,3 +224,20 @@ def test_the_built_in_attention_of_cann_is_stood_in_for(choice, operator, causal
     _, kernels = run_zoo_model(path, length=64)
     assert len(kernels) == 2
     assert all(f"stands in for CANN's {operator}" in used for used in kernels.values())
+
+
+def test_the_sample_with_the_attention_of_cann(fused, tmp_path, device):
+    """Its operands get their sizes from shape arithmetic and through other attentions."""
+    path = tmp_path / "m.om"
+    with atc_in_process():
+        omfuse.compile(
+            fused, path, "Ascend910B3", device="sim", use_cache=False, attention="prompt-flash",
+            shape=SHAPES["static"][0],
+        )  # fmt: skip
+    feeds = sample_feeds(2, 16, 12)
+    report = diff(SAMPLE, path, inputs=feeds, device="sim", precision="fp16", cache=False)
+    assert report.verdict == "pass", report.as_dict()
+    with open_session(path, "sim") as session:
+        session.run(feeds)
+        assert len(session.kernels) == 6
+        assert all("CANN's PromptFlashAttention" in used for used in session.kernels.values())

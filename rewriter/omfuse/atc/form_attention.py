@@ -16,7 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from omfuse.atc.config import SocConfig
-from omfuse.atc.constants import all_graphs, known_dtypes, known_shapes
+from omfuse.atc.constants import all_graphs, known_dtypes
+from omfuse.atc.form_shapes import settled_shapes
 from omfuse.errors import UsageError
 from omfuse.fuse.contract import (
     DOMAIN,
@@ -80,7 +81,7 @@ def to_builtin(model: onnx.ModelProto, choice: str, soc: SocConfig) -> None:
     Raises:
         UsageError: ``attention-limit`` with one line for each node outside the limits.
     """
-    shapes, dtypes = known_shapes(model), known_dtypes(model)
+    shapes, dtypes = settled_shapes(model), known_dtypes(model)
     refused: list[str] = []
     for graph in all_graphs(model.graph):
         nodes: list[onnx.NodeProto] = []
