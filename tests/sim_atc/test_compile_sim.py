@@ -222,6 +222,21 @@ def test_attention_of_cann_itself(tmp_path: Path, choice: str, soc: str, kind: s
     assert (block["type"], block["custom"], block["complete"]) == (kind, False, True)
 
 
+@pytest.mark.usefixtures("here")
+def test_attention_of_cann_that_swaps_heads_and_sequence(tmp_path: Path) -> None:
+    model = FUSED.replace("float[batch", "float16[batch").replace("[batch,2,seq,16] y", "[p,r,s] y")
+    model = model.replace('out_layout: string = "BNSD"', 'out_layout: string = "BSND"')
+    model = model.replace("  y = omfuse.", "  z = omfuse.", 1)
+    after = "t = Constant<value_ints: ints = [0, 0, 32]>()  y = Reshape(z, t)"
+    model = model.replace("(a, k, v)\n", f"(a, k, v)\n  {after}\n", 1)
+    omfuse.compile(
+        parse(model), tmp_path / "m.om", "910B3", device="sim", shape=["batch=1", "seq=16"],
+        attention="prompt-flash",
+    )  # fmt: skip
+    (output,) = describe_om(tmp_path / "m.om")["outputs"]
+    assert output["shape"] == [1, 16, 32]
+
+
 def test_an_unknown_device(tmp_path: Path) -> None:
     with pytest.raises(omfuse.errors.UsageError):
         omfuse.compile(save(tmp_path, FUSED), tmp_path / "m.om", "310P3", device="gpu")

@@ -136,5 +136,8 @@ def _make_readable(light: onnx.ModelProto) -> bool:
         for node in graph.node:
             if node.op_type in _LIKE_QUERY:
                 found = True
-                node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1]))
+                layout = next((a.s for a in node.attribute if a.name == "input_layout"), b"")
+                swapped = {"perm": [0, 2, 1, 3]} if layout == b"BNSD_BSND" else {}
+                kind = "Transpose" if swapped else "Identity"
+                node.CopyFrom(helper.make_node(kind, node.input[:1], node.output[:1], **swapped))
     return found
