@@ -131,12 +131,15 @@ def killed(folder: Path, times: int, how: signal.Signals) -> Row:
     shutil.copy(SAMPLE, model)
     before = model.read_bytes()
     command = [sys.executable, "-m", "omfuse", "rewrite", str(model), "-o", str(output)]
+    subprocess.run(command, check=True, capture_output=True)
     started = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     length, whole = time.perf_counter() - started, output.read_bytes()
     for _ in range(times):
         output.unlink(missing_ok=True)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listen
+        )
         time.sleep(dice.uniform(0, 1.1 * length))
         process.send_signal(how)
         process.communicate()
@@ -151,6 +154,11 @@ def killed(folder: Path, times: int, how: signal.Signals) -> Row:
         for path in rest:
             path.unlink()
     return row
+
+
+def listen() -> None:
+    """Undo the deafness to Ctrl-C that a shell gives to jobs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def resumed(folder: Path, times: int) -> Row:

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from benchmarks.diff_sensitivity import ZOO, make_inputs, original, rewritten
+from browser import CHROMIUM, picture_of
 
 from omfuse.diff import diff
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 
 from omfuse.diff import html, pictures
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-    "--v=0",
-)
 
 
 @pytest.fixture(scope="module")
@@ -86,30 +70,8 @@ def test_shrinking_keeps_the_wrong_row() -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_a_browser_renders_it_at_1280(report, tmp_path) -> None:
-    from matplotlib.image import imread
-
-    page, shot = tmp_path / "r.html", tmp_path / "r.png"
+    page = tmp_path / "r.html"
     html.write(report, page)
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=1280,2600",
-            f"--screenshot={shot}",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "CONSOLE" not in done.stderr
-    image = imread(shot)[..., :3]
-    assert image.shape[:2] == (2600, 1280)
-    ink = np.abs(image - image[0, 0]).max(axis=2) > 0.2
-    assert not ink[:, :40].any()  # margins stay free: nothing overflows to the sides
-    assert not ink[:, -40:].any()
-    assert ink.mean() > 0.05  # tables and pictures are there
+    image = picture_of(page, tmp_path)
     heat = (image[..., 0] > 0.8) & (image[..., 2] < 0.45)
     assert heat.any()  # the zeroed tile glows in the heat map

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from browser import CHROMIUM, picture_of
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
@@ -86,6 +87,28 @@ def test_a_damaged_result_is_made_again(tmp_path: Path) -> None:
     assert again.fused.read_bytes() == whole
     (tmp_path / "state.json").write_text('{"schema": "omf')
     assert run_pipeline(settings(SAMPLE, tmp_path)).passed
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_renders_the_page_at_1280(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+    result = run_pipeline(settings(SAMPLE, tmp_path, ("Ascend310P3", "Ascend910B3")))
+    assert result.page is not None
+    image = picture_of(result.page, tmp_path, 3400)
+    green = (image[..., 1] - image[..., 0] > 0.2) & (image[..., 1] - image[..., 2] > 0.1)
+    assert green.sum() >= 6 * 14 * 14  # one box of the map a fused block
+
+
+def test_each_chip_has_its_estimate(tmp_path: Path) -> None:
+    result = run_pipeline(settings(SAMPLE, tmp_path, ("Ascend310P3", "Ascend910B3")))
+    for target in result.targets:
+        assert sum(row["blocks"] for row in target.estimate) == 6
+        cases = {tuple(row["case"]): row["blocks"] for row in target.estimate}
+        assert cases[(2, 4, 9, 9, 8)] == 2  # the encoder: batch, heads, source, source, depth
+        assert all(0 < row["fused"] < 1 for row in target.estimate)
+    one, other = (target.estimate[0]["fused"] for target in result.targets)
+    assert one != other
+    assert "Estimated time of one block" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_one_chip_that_fails_does_not_stop_the_other(tmp_path: Path) -> None:

@@ -141,12 +141,36 @@ def _target(target: dict[str, Any]) -> str:
         parts += [listed([*made["notes"], *(f"warning: {text}" for text in made["warnings"])])]
     if target["diff"]:
         parts.append(_comparison(target["diff"]))
+    if target["estimate"]:
+        parts.append(_estimate(target["estimate"]))
     if target["error"]:
         error = target["error"]
         hint = error.get("hint")
         parts.append(f"<p class='fail'>{escape(error['message'])} [{escape(error['code'])}]</p>")
         parts.append(f"<p>Fix: {escape(hint)}</p>" if hint else "")
     return "".join(parts)
+
+
+def _estimate(found: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for row in found:
+        notes = [name for name in ("causal", "masked") if row[name]]
+        rows.append(
+            [
+                cell(", ".join(str(size) for size in row["case"])),
+                cell(", ".join(notes) or "-"),
+                cell(row["blocks"]),
+                cell(row["unfused"] * 1e6),
+                cell(row["fused"] * 1e6),
+                cell(row["unfused"] / row["fused"]),
+            ]
+        )
+    head = (
+        "<p>Estimated time of one block: equations of the chip's numbers, not measured; unfused "
+        "may be off by 50 %, fused by 35 %. <code>omfuse op estimate</code> tells more.</p>"
+    )
+    columns = ("B, N, Sq, Skv, D", "", "blocks", "unfused us", "fused us", "ratio")
+    return head + table(columns, rows)
 
 
 def _picture(result: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from omfuse._version import __version__
 from omfuse.atc.cache import file_digest, make_key
 from omfuse.errors import OmfuseError, OutputError
 from omfuse.pipeline import page
+from omfuse.pipeline.estimates import estimates
 from omfuse.pipeline.settings import DiffSettings, Settings
 from omfuse.pipeline.state import State, write_text
 
@@ -26,11 +27,12 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Target:
-    """One chip: the compile, and the comparison of its ``.om`` with the original."""
+    """One chip: compile, estimate, and comparison of its ``.om`` with the original."""
 
     soc: str
     compile: dict[str, Any] | None = None
     diff: dict[str, Any] | None = None
+    estimate: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] | None = None
     exit_code: int = 0
 
@@ -154,6 +156,8 @@ def _target(job: Job, source: _Source, say: Tell) -> Target:
             source.reused.append(f"compile {job.soc}")
         assert compiled.output is not None
         om = compiled.output
+        if job.attention == "custom":
+            target.estimate = estimates(source.fused, compiled.info["attention"], job.soc)
         say(f"comparing {om.name}")
         key = source.diff_key(file_digest(om), job.device)
         target.diff = source.stage(

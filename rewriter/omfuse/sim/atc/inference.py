@@ -137,7 +137,10 @@ def _make_readable(light: onnx.ModelProto) -> bool:
             if node.op_type in _LIKE_QUERY:
                 found = True
                 layout = next((a.s for a in node.attribute if a.name == "input_layout"), b"")
-                swapped = {"perm": [0, 2, 1, 3]} if layout == b"BNSD_BSND" else {}
-                kind = "Transpose" if swapped else "Identity"
-                node.CopyFrom(helper.make_node(kind, node.input[:1], node.output[:1], **swapped))
+                ends = (node.input[:1], node.output[:1])
+                if layout == b"BNSD_BSND":
+                    like = helper.make_node("Transpose", *ends, perm=[0, 2, 1, 3])
+                else:
+                    like = helper.make_node("Identity", *ends)
+                node.CopyFrom(like)
     return found
