@@ -1,4 +1,4 @@
-"""What every device offers: open a model, look at its inputs and outputs, run it.
+"""Open a model on a device.
 
 Three devices run the same artefacts: ``host`` (onnxruntime), ``sim`` (simulated toolchain) and
 ``ascend`` (real ACL).  Nothing falls back silently from one to another.
@@ -6,53 +6,11 @@ Three devices run the same artefacts: ``host`` (onnxruntime), ``sim`` (simulated
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from omfuse.errors import UsageError
-
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Name, dtype and shape of one model input or output; a dim is an int or a symbol."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str, ...]
-
-
-class Session(Protocol):
-    """A loaded model on one device."""
-
-    device: str
-    inputs: list[TensorInfo]
-    outputs: list[TensorInfo]
-    kernels: dict[str, str]  # FlashAttention node -> what computes it
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; arrays by name in, arrays by name out."""
-        ...
-
-    def close(self) -> None:
-        """Free the model; safe to call twice."""
-        ...
-
-    def __enter__(self) -> Session: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+from omfuse.session_protocol import Session
 
 
 def open_session(path: str | Path, device: str = "host", **options: Any) -> Session:

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from omfuse.diff import diff, emulate, splice
+from omfuse.diff.blocks import Checker
 from omfuse.diff.golden import load_original
-from omfuse.diff.localise import Checker
 from omfuse.diff.sides import load_npz
 
 HEADS, DEPTH, LENGTH = 2, 8, 12
@@ -121,10 +121,10 @@ def test_reduce_writes_a_reproducer_that_fails(tmp_path) -> None:
 
 
 def test_tensors_are_compared_in_bounded_groups(monkeypatch) -> None:
-    from omfuse.diff import localise
+    from omfuse.diff import blocks
 
     one = 2 * HEADS * LENGTH * DEPTH * 4
-    monkeypatch.setattr(localise, "TAP_BYTES", 2 * one)
+    monkeypatch.setattr(blocks, "TAP_BYTES", 2 * one)
     seen: list[int] = []
     whole = Checker.golden
 

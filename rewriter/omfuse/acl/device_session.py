@@ -19,7 +19,7 @@ from omfuse.acl.memory import BufferSet, to_device, to_host
 from omfuse.acl.resources import Resources, SharedWorkspace
 from omfuse.acl.shapes import Choice, as_array, check_names, choose, default_dims, symbols
 from omfuse.errors import UsageError
-from omfuse.session import TensorInfo
+from omfuse.session_protocol import TensorInfo
 
 
 class DeviceSession:

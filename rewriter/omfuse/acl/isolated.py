@@ -25,7 +25,7 @@ from omfuse.acl.codes import AclError
 from omfuse.errors import DeviceError, OmfuseError, UsageError
 from omfuse.host import frames
 from omfuse.host.tensors import named_dtype
-from omfuse.session import TensorInfo
+from omfuse.session_protocol import TensorInfo
 
 JOURNAL_BYTES = 128
 _ENTRY = struct.Struct("<QH")

@@ -15,7 +15,7 @@ from omfuse.acl.process import DeviceContext, process_of
 from omfuse.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from omfuse.session import Session
+    from omfuse.session_protocol import Session
 
 
 def open_om(

@@ -12,7 +12,7 @@ from omfuse.acl.opening import open_om
 from omfuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from omfuse.session import Session
+    from omfuse.session_protocol import Session
 
 _ENDED, _FAILED = -1, -2  # instead of a position
 

@@ -47,7 +47,7 @@ def write_samples(
         ModelError: no inputs are found with which the model runs.
     """
     from omfuse.diff import inputs
-    from omfuse.diff.compare import live_rows
+    from omfuse.diff.live_rows import live_rows
 
     original = load_original(model, cache=None)
     try:

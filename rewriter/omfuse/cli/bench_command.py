@@ -15,7 +15,7 @@ from omfuse.errors import NotAvailableError, UsageError
 
 if TYPE_CHECKING:
     from omfuse.acl.bench import Subject
-    from omfuse.session import Array, Session
+    from omfuse.session_protocol import Array, Session
 
 
 def command(

@@ -14,9 +14,9 @@ from omfuse.cli import console
 from omfuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from omfuse.diff.compare import DiffReport
+    from omfuse.diff.report import DiffReport
     from omfuse.diff.verdict import Override
-    from omfuse.session import Array
+    from omfuse.session_protocol import Array
 
 
 def command(

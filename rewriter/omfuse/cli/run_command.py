@@ -14,7 +14,7 @@ from omfuse.cli import console
 from omfuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from omfuse.session import Session
+    from omfuse.session_protocol import Session
 
 
 def command(

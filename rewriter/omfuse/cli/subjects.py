@@ -11,7 +11,7 @@ from omfuse.errors import UsageError
 if TYPE_CHECKING:
     import onnx
 
-    from omfuse.session import Array, Session
+    from omfuse.session_protocol import Array, Session
 
 
 _MOST_DEVICES = 256  # more is a slip of the pen

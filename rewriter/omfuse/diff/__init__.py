@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omfuse.diff.compare import DiffReport, diff
+    from omfuse.diff.compare import diff
     from omfuse.diff.inputs import generate_inputs
+    from omfuse.diff.report import DiffReport
     from omfuse.diff.verdict import Override
 
 _HOME = {
-    "DiffReport": "compare",
+    "DiffReport": "report",
     "diff": "compare",
     "generate_inputs": "inputs",
     "Override": "verdict",

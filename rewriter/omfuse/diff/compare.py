@@ -4,139 +4,23 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from omfuse.diff import inputs as input_plans
 from omfuse.diff.golden import Original, inputs_digest, load_original
+from omfuse.diff.live_rows import live_rows
+from omfuse.diff.localise import explain
+from omfuse.diff.report import VERDICTS, Case, DiffReport, Tell, Wants, worst_of
 from omfuse.diff.roles import is_float
 from omfuse.diff.sides import Side, Source, open_side, pair_outputs, precision_of
 from omfuse.diff.verdict import MODEL, Override, TensorVerdict, judge
 from omfuse.errors import UsageError
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
-Tell = Callable[[str], None]
-_ORDER = {"pass": 0, "unsupported": 1, "fail": 2}
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEAD_ROWS = ("report", "strict", "zero")
-
-
-@dataclass
-class Case:
-    """One set of inputs and what both sides made of it."""
-
-    label: str
-    feeds: Mapping[str, Array]
-    verdicts: list[TensorVerdict] = field(default_factory=list)
-    outputs: Mapping[str, Array] = field(default_factory=dict)  # the worst case only
-    golden: Mapping[str, Array] = field(default_factory=dict)  # the worst case only
-
-    @property
-    def ratio(self) -> float:
-        """Return the largest ratio to a limit."""
-        return max((verdict.ratio for verdict in self.verdicts), default=0.0)
-
-
-@dataclass
-class DiffReport:
-    """The answer.
-
-    Attributes:
-        verdict: ``pass``, ``fail`` or ``unsupported``.
-        a: label of the golden side.
-        b: label of the judged side.
-        device: where b ran.
-        precision: what b is held to.
-        outputs: the worst verdict of each output over all cases.
-        seeds: seeds used, or none for given inputs.
-        inputs: how the inputs were made.
-        inputs_sha256: hash of the inputs of the first case.
-        replay: command that repeats the comparison.
-        cases: every case, with its inputs.
-        blocks: per-block results, see :mod:`omfuse.diff.localise`.
-        culprits: blocks to which a failure was traced.
-        notes: what the reader should know.
-    """
-
-    verdict: str
-    a: str
-    b: str
-    device: str
-    precision: str
-    outputs: list[TensorVerdict]
-    seeds: list[int]
-    inputs: str
-    inputs_sha256: str
-    replay: str
-    cases: list[Case]
-    blocks: list[Any] = field(default_factory=list)
-    culprits: list[str] = field(default_factory=list)
-    bisection: list[Any] = field(default_factory=list)
-    tensors: list[TensorVerdict] = field(default_factory=list)
-    reproducer: str | None = None
-    notes: list[str] = field(default_factory=list)
-    pictures: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """Tell whether every output is within its budget."""
-        return self.verdict == "pass"
-
-    def worst_case(self) -> Case:
-        """Return the inputs with the largest ratio to a limit."""
-        return max(self.cases, key=lambda case: case.ratio)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form, schema ``omfuse.diff/1``."""
-        document: dict[str, Any] = _plain(
-            {
-                "schema": "omfuse.diff/1",
-                "verdict": self.verdict,
-                "a": self.a,
-                "b": self.b,
-                "device": self.device,
-                "precision": self.precision,
-                "outputs": [output.as_dict() for output in self.outputs],
-                "seeds": self.seeds,
-                "cases": [
-                    {
-                        "inputs": case.label,
-                        "verdict": _worst(case.verdicts),
-                        "ratio": case.ratio,
-                    }
-                    for case in self.cases
-                ],
-                "inputs": self.inputs,
-                "inputs_sha256": self.inputs_sha256,
-                "blocks": [block.as_dict() for block in self.blocks],
-                "culprits": self.culprits,
-                "tensors": [tensor.as_dict() for tensor in self.tensors],
-                "bisection": self.bisection,
-                "reproducer": self.reproducer,
-                "notes": self.notes,
-                "replay": self.replay,
-            }
-        )
-        return document
-
-
-def _plain(value: Any) -> Any:
-    """Make a value strict JSON: infinities and NaN become strings."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else str(float(value))
-    return value
-
-
-def _worst(verdicts: Sequence[TensorVerdict]) -> str:
-    return max((v.verdict for v in verdicts), key=lambda v: _ORDER[v], default="pass")
 
 
 def diff(
@@ -222,18 +106,6 @@ def diff(
             original.close()
 
 
-@dataclass(frozen=True)
-class Wants:
-    """What to do beside the verdict on the outputs."""
-
-    localise: bool
-    bisect: bool
-    reduce: str | Path | None
-    second_shape: bool
-    dead_rows: str = "report"
-    tensors: bool = False
-
-
 def _check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UsageError(
@@ -308,7 +180,7 @@ def _compare(
     if original is None:
         notes.append("no original to emulate: limits are a fixed multiple of the unit roundoff")
     report = DiffReport(
-        verdict=_worst([v for case in cases for v in case.verdicts]),
+        verdict=worst_of([v for case in cases for v in case.verdicts]),
         a=label_a,
         b=side.label,
         device=side.device,
@@ -322,9 +194,7 @@ def _compare(
         notes=notes,
     )
     if original is not None and side.model is not None:
-        from omfuse.diff import localise
-
-        localise.explain(report, original, side.model, wants, say)
+        explain(report, original, side.model, wants, say)
     return report
 
 
@@ -388,45 +258,6 @@ def _fit_to_session(
     return replace(plan, sizes=sizes)
 
 
-def live_rows(
-    original: Original, feeds: Mapping[str, Array], golden: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Return, for outputs laid out by batch and query, the rows that some key feeds.
-
-    Args:
-        original: finds rows of its softmaxes in which every key is masked.
-        feeds: the inputs.
-        golden: tensors to return masks for, ``[B, Sq, ...]`` or ``[B, N, Sq, Dv]``.
-    """
-    found: dict[str, Array] = {}
-    for dead in original.dead_rows(feeds):
-        if not dead.any() or dead.all():
-            continue
-        for name, array in golden.items():
-            rows = _rows_of(dead, array.shape)
-            if rows is not None:
-                found[name] = found.get(name, True) & ~rows
-    return {name: rows for name, rows in found.items() if rows.any()}
-
-
-def _rows_of(dead: Array, shape: tuple[int, ...]) -> Array | None:
-    """Spread the dead rows of one softmax over a tensor's rows, None when they do not fit.
-
-    ``dead`` is ``[B, N, Sq]`` or ``[B*N, Sq]``; the tensor ``[B, N, Sq, D]``, ``[B*N, Sq, D]``
-    or ``[B, Sq, ...]``, where a query is dead when it is so in any head.
-    """
-    if dead.shape == shape[:-1]:
-        return dead
-    if dead.ndim not in (2, 3) or len(shape) < 3 or dead.shape[-1] != shape[1]:
-        return None
-    if dead.shape[0] % shape[0]:
-        return None
-    by_query = dead.reshape(shape[0], -1, shape[1]).any(axis=1)
-    extra = (1,) * (len(shape) - 3)
-    rows: Array = np.broadcast_to(by_query.reshape(*by_query.shape, *extra), shape[:-1])
-    return rows
-
-
 def _looks_like_logits(name: str, array: Array) -> bool:
     named = any(word in name.lower() for word in ("logit", "score", "prob", "class"))
     return named and is_float(array.dtype) and array.ndim >= 1 and array.shape[-1] >= 2
@@ -455,8 +286,8 @@ def _worst_of_each(cases: Sequence[Case]) -> list[TensorVerdict]:
     for case in cases:
         for verdict in case.verdicts:
             kept = worst.get(verdict.name)
-            rank = (_ORDER[verdict.verdict], verdict.ratio)
-            if kept is None or rank > (_ORDER[kept.verdict], kept.ratio):
+            rank = (VERDICTS[verdict.verdict], verdict.ratio)
+            if kept is None or rank > (VERDICTS[kept.verdict], kept.ratio):
                 worst[verdict.name] = verdict
     return list(worst.values())
 
@@ -470,4 +301,4 @@ def _replay(a: str, b: str, seeds: Sequence[int], dims: Mapping[str, int] | None
     return shlex.join(words)
 
 
-__all__ = ["Case", "DiffReport", "Wants", "diff", "live_rows"]
+__all__ = ["diff"]

@@ -9,7 +9,7 @@ from omfuse.diff.golden import write_npz
 from omfuse.diff.sides import load_npz
 from omfuse.errors import OutputError, UsageError
 from omfuse.host.feeding import load_array
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 
 def read_inputs(given: Sequence[str]) -> dict[str, Array]:

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from omfuse.diff import emulate
 from omfuse.diff.inputs import is_half
 from omfuse.errors import ModelError
-from omfuse.session import Array, Session
+from omfuse.session_protocol import Array, Session
 
 DEAD_SCORE = -5e3  # every fill in use is -1e4 or below; live scores are far above
 

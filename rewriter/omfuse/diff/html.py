@@ -13,7 +13,7 @@ from omfuse.errors import NotAvailableError, OutputError
 from omfuse.html import cell, document, listed, table
 
 if TYPE_CHECKING:
-    from omfuse.diff.compare import DiffReport
+    from omfuse.diff.report import DiffReport
 
 
 def require_plotting() -> None:

@@ -19,7 +19,7 @@ from omfuse.diff import dims as dimensions
 from omfuse.diff import trace, values
 from omfuse.diff.roles import Role, assign, is_float
 from omfuse.errors import ModelError, OmfuseError
-from omfuse.session import Array, Session
+from omfuse.session_protocol import Array, Session
 
 MAX_TRIES = 24
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 UNIT_ROUNDOFF = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 ROW_FLOOR = 0.01  # rows far below the tensor's own scale are judged on that scale

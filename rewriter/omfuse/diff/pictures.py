@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from omfuse.diff.compare import DiffReport
+    from omfuse.diff.report import DiffReport
 
 _SIDE = 256  # cells of a heat map along one axis
 _GOOD, _BAD, _LIMIT = "#2a6f97", "#c1121f", "#6c757d"

@@ -6,19 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 
 from omfuse.diff import splice
+from omfuse.diff.blocks import Checker
 from omfuse.diff.golden import load_original, write_npz
+from omfuse.diff.report import DiffReport
 from omfuse.diff.verdict import BLOCK, judge
 from omfuse.errors import OmfuseError, OutputError
-from omfuse.session import Array
-
-if TYPE_CHECKING:
-    from omfuse.diff.compare import DiffReport
-    from omfuse.diff.localise import Checker
+from omfuse.session_protocol import Array
 
 
 def write(

@@ -12,7 +12,8 @@ import onnx
 
 from omfuse.diff.roles import is_float
 from omfuse.errors import ModelError, UsageError
-from omfuse.session import Array, Session, open_session
+from omfuse.session import open_session
+from omfuse.session_protocol import Array, Session
 
 Source = str | Path | onnx.ModelProto | Mapping[str, Array] | Session
 

@@ -14,7 +14,7 @@ from omfuse.diff import emulate
 from omfuse.diff.roles import numpy_dtype
 from omfuse.fuse.contract import is_flash_attention
 from omfuse.host import shapes
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 _GRAFT = "omfuse.graft."
 

@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from omfuse.host import shapes
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 _VIEWS = ("Identity", "Cast", "CastLike", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Transpose")
 _PARTS = ("Flatten", "Slice", "Split", "Tile", "Concat", "Gather", "Pad", "Trilu", "Dropout")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from omfuse.diff.roles import SMALL_INTEGERS, Role, is_float
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 MASK_FILL = -1e4  # fits fp16, and -1e4 is what most exporters of additive masks write
 MAX_TIMESTEP = 1000

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 _TINY = float(np.finfo(np.float32).eps)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from omfuse.diff import metrics
 from omfuse.diff.metrics import UNIT_ROUNDOFF, Distance
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 WARN_RATIO = 0.8
 # fp32 has no wider run to compare with here, so its budget is the fp16 (or bf16) one scaled by

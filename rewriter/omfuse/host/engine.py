@@ -24,7 +24,7 @@ from omfuse.fuse.contract import OP_TYPE
 from omfuse.host import kernel, problems, shapes, tensors
 from omfuse.host.lower import contains_flash_attention, lower
 from omfuse.host.rules import LOWERINGS
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 PROTOBUF_LIMIT = (1 << 31) - 1
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"

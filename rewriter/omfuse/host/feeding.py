@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from omfuse.errors import OutputError, UsageError
-from omfuse.session import Array, TensorInfo
+from omfuse.session_protocol import Array, TensorInfo
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 

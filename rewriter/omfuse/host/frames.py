@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from omfuse.host.tensors import named_dtype
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 
 _LENGTH = struct.Struct("<Q")
 

@@ -23,7 +23,7 @@ from omfuse.errors import ToolchainError
 from omfuse.host import frames
 from omfuse.host.engine import EngineOptions
 from omfuse.host.tensors import named_dtype
-from omfuse.session import Array, TensorInfo
+from omfuse.session_protocol import Array, TensorInfo
 
 _CLOSE_SECONDS = 5
 

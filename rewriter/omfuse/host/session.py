@@ -11,7 +11,7 @@ import onnx
 from omfuse.errors import UsageError
 from omfuse.host.engine import Engine, EngineOptions
 from omfuse.host.isolated import IsolatedEngine
-from omfuse.session import Array, TensorInfo
+from omfuse.session_protocol import Array, TensorInfo
 
 
 class HostSession:

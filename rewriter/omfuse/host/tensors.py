@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from omfuse.errors import ModelError, UsageError
-from omfuse.session import Array, TensorInfo
+from omfuse.session_protocol import Array, TensorInfo
 
 _PLAIN = {
     "tensor(float)": "float32",

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from omfuse.errors import OmfuseError
 from omfuse.host import frames
-from omfuse.session import Array, TensorInfo
+from omfuse.session_protocol import Array, TensorInfo
 
 
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:

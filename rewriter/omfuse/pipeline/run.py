@@ -20,7 +20,7 @@ from omfuse.pipeline.state import State, write_text
 
 if TYPE_CHECKING:
     from omfuse.atc.job import CompileResult, Job
-    from omfuse.diff.compare import DiffReport
+    from omfuse.diff.report import DiffReport
 
 Tell = Callable[[str], None]
 

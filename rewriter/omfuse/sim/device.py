@@ -19,7 +19,7 @@ import numpy as np
 
 from omfuse.acl.constants import numpy_dtype
 from omfuse.errors import OmfuseError
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 from omfuse.sim.build import build_library
 from omfuse.sim.execute import LoadedModel, Mutate, Transform
 from omfuse.sim.payload import Payload, TensorSpec, load_payload, payload_of_bytes

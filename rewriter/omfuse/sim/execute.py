@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 
 from omfuse.errors import ModelError, NotAvailableError, ToolchainError
 from omfuse.host.tensors import named_dtype
-from omfuse.session import Array
+from omfuse.session_protocol import Array
 from omfuse.sim.builtin import builtin_of
 from omfuse.sim.payload import Payload, TensorSpec
 from omfuse.sim.restore import restore
