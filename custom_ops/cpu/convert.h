@@ -8,6 +8,7 @@
 #include "problem.h"
 
 namespace omfuse {
+namespace {  // compiled once an instruction set: the linker must not share one of them
 
 inline float FloatOfBits(uint32_t bits) {
   float value;
@@ -70,4 +71,5 @@ inline void Store(void* data, int64_t index, Type type, float value) {
   }
 }
 
+}  // namespace
 }  // namespace omfuse

@@ -1,224 +1,115 @@
 // Vectors of floats: one struct an instruction set, chosen by OMFUSE_SIMD_* when compiling.
 //
-// Exp2NonPositive(x) is 2^x for x <= 0: exactly 0 below 2^-126 and for -inf, NaN for NaN.  It
-// rounds x to n, evaluates a polynomial of degree 6 in x - n (relative error 1.9e-9, a Lawson fit
-// of 2^f on [-0.5, 0.5]) and multiplies by 2^n.
+// kWidth lanes a vector; kVectors x kRows accumulators of a tile; kSums accumulators of a row.
+// MulAdd(a, b, c)      a * b + c
+// Max(a, b)            the second operand where the first is NaN
+// KeepBetween          x where low <= k <= high, -inf elsewhere
+// IfLess(a, b, y, n)   y where a < b, n elsewhere
+// Exp2NonPositive(x)   2^x for x <= 0: exactly 0 below 2^-126 and for -inf, NaN for NaN; rounds x
+//                      to n, evaluates a polynomial in x - n and multiplies by 2^n
+// Zip(a, b)            a0 b0 a1 b1 ..., the lower half of the lanes and the upper half
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "convert.h"
 
-#if defined(OMFUSE_SIMD_AVX512) || defined(OMFUSE_SIMD_AVX2)
-#include <immintrin.h>
+#if defined(OMFUSE_SIMD_AVX512)
+#include "simd_avx512.h"
+#elif defined(OMFUSE_SIMD_AVX2)
+#include "simd_avx2.h"
 #elif defined(OMFUSE_SIMD_NEON)
-#include <arm_neon.h>
+#include "simd_neon.h"
+#else
+#include "simd_scalar.h"
 #endif
 
 namespace omfuse {
+namespace {
 
-constexpr float kExp2Coefficients[7] = {1.0f,
-                                        0.6931471824645996f,
-                                        0.24022646248340607f,
-                                        0.05550328642129898f,
-                                        0.009618489071726799f,
-                                        0.0013399932067841291f,
-                                        0.0001534580806037411f};
+constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-template <class V>
-inline V Exp2Polynomial(V f) {
-  V p = V::Set(kExp2Coefficients[6]);
-  for (int i = 5; i >= 0; --i) p = V::MulAdd(p, f, V::Set(kExp2Coefficients[i]));
-  return p;
+// Turns rows into columns: each pass interleaves the halves (a perfect shuffle of all numbers).
+inline void Transpose(Vec (&t)[Vec::kWidth]) {
+#pragma GCC unroll 8
+  for (int pass = 1; pass < Vec::kWidth; pass *= 2) {
+    Vec next[Vec::kWidth];
+#pragma GCC unroll 16
+    for (int i = 0; i < Vec::kWidth / 2; ++i) {
+      Vec::Zip(t[i], t[i + Vec::kWidth / 2], &next[2 * i], &next[2 * i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Vec::kWidth; ++i) t[i] = next[i];
+  }
 }
 
-#if defined(OMFUSE_SIMD_AVX512)
+// Returns the sums of the lanes of t[0], t[1], ... in lanes 0, 1, ...
+inline Vec SumEach(const Vec* t) {
+  Vec sum[Vec::kWidth];
+#pragma GCC unroll 16
+  for (int i = 0; i < Vec::kWidth; ++i) sum[i] = t[i];
+#pragma GCC unroll 8
+  for (int count = Vec::kWidth / 2; count > 0; count /= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < count; ++i) {
+      Vec low, high;
+      Vec::Zip(sum[i], sum[i + count], &low, &high);
+      sum[i] = low + high;
+    }
+  }
+  return sum[0];
+}
 
-struct Vec {
-  static constexpr int kWidth = 16, kVectors = 3, kRows = 8;  // 24 of 32 registers accumulate
-  __m512 v;
-  static Vec Set(float x) { return {_mm512_set1_ps(x)}; }
-  static Vec Load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  void Store(float* p) const { _mm512_storeu_ps(p, v); }
-  static Vec MulAdd(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-  friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
-  friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
-  friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
-  friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
-  // The second operand where the first is NaN.
-  static Vec Max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
-  static Vec Min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
-  // x where low <= k <= high, -inf elsewhere.
-  static Vec KeepBetween(Vec x, Vec k, Vec low, Vec high) {
-    const __mmask16 keep =
-        _mm512_cmp_ps_mask(k.v, low.v, _CMP_GE_OQ) & _mm512_cmp_ps_mask(k.v, high.v, _CMP_LE_OQ);
-    return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(-INFINITY), x.v)};
-  }
-  // yes where a < b, no elsewhere.
-  static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
-    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
-  }
-  static Vec Exp2NonPositive(Vec x) {
-    const __mmask16 seen =
-        _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);  // NaN is seen
-    const __m512 n = _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Vec p = Exp2Polynomial<Vec>({_mm512_sub_ps(x.v, n)});
-    return {_mm512_maskz_scalef_ps(seen, p.v, n)};
-  }
-  static Vec LoadHalf(const uint16_t* p) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-  }
-  static Vec LoadBrain(const uint16_t* p) {
-    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
-  }
-};
+inline float LargestLane(Vec x, float least) {
+  alignas(64) float lanes[Vec::kWidth];
+  x.Store(lanes);
+  for (float lane : lanes) least = lane > least ? lane : least;
+  return least;
+}
 
-#elif defined(OMFUSE_SIMD_AVX2)
+inline float SumOfLanes(Vec x) {
+  alignas(64) float lanes[Vec::kWidth];
+  x.Store(lanes);
+  for (int count = Vec::kWidth / 2; count > 0; count /= 2) {
+    for (int i = 0; i < count; ++i) lanes[i] += lanes[i + count];
+  }
+  return lanes[0];
+}
 
-struct Vec {
-  static constexpr int kWidth = 8, kVectors = 3, kRows = 4;  // 12 of 16 registers accumulate
-  __m256 v;
-  static Vec Set(float x) { return {_mm256_set1_ps(x)}; }
-  static Vec Load(const float* p) { return {_mm256_loadu_ps(p)}; }
-  void Store(float* p) const { _mm256_storeu_ps(p, v); }
-  static Vec MulAdd(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-  friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
-  friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
-  friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
-  friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
-  static Vec Max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
-  static Vec Min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
-  static Vec KeepBetween(Vec x, Vec k, Vec low, Vec high) {
-    const __m256 keep = _mm256_and_ps(_mm256_cmp_ps(k.v, low.v, _CMP_GE_OQ),
-                                      _mm256_cmp_ps(k.v, high.v, _CMP_LE_OQ));
-    return {_mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x.v, keep)};
+// tanh: an odd polynomial below 0.65 (relative error 2.4e-10), 1 - 2 / (e^2x + 1) above.
+inline Vec Tanh(Vec x) {
+  const Vec zero = Vec::Set(0), size = Vec::Max(x, zero - x);
+  const Vec u = x * x;
+  Vec small = Vec::Set(0.0020446034613996744f);
+  for (float c : {-0.00806513149291277f, 0.02165263332426548f, -0.05393723398447037f,
+                  0.13333119451999664f, -0.333333283662796f, 1.0f}) {
+    small = Vec::MulAdd(small, u, Vec::Set(c));
   }
-  static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
-    return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
-  }
-  static Vec Exp2NonPositive(Vec x) {
-    const __m256 seen = _mm256_cmp_ps(x.v, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ);
-    const __m256 n = _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Vec p = Exp2Polynomial<Vec>({_mm256_sub_ps(x.v, n)});
-    const __m256i power =
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return {_mm256_and_ps(seen, _mm256_mul_ps(p.v, _mm256_castsi256_ps(power)))};
-  }
-  static Vec LoadHalf(const uint16_t* p) {
-    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-  }
-  static Vec LoadBrain(const uint16_t* p) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
-  }
-};
+  const Vec decay = Vec::Exp2NonPositive(zero - size * Vec::Set(2 * kLog2E));
+  const Vec one = Vec::Set(1), large = (one - decay) / (one + decay);
+  const Vec signed_large = Vec::IfLess(x, zero, zero - large, large);
+  return Vec::IfLess(size, Vec::Set(0.65f), x * small, signed_large);
+}
 
-#elif defined(OMFUSE_SIMD_NEON)
+// kWidth numbers of a tensor, whatever their type.
+inline Vec LoadVec(const void* data, int64_t index, Type type) {
+  if (type == Type::kFloat32) return Vec::Load(static_cast<const float*>(data) + index);
+  const uint16_t* at = static_cast<const uint16_t*>(data) + index;
+  return type == Type::kFloat16 ? Vec::LoadHalf(at) : Vec::LoadBrain(at);
+}
 
-struct Vec {
-  static constexpr int kWidth = 4, kVectors = 6, kRows = 4;  // 24 of 32 registers accumulate
-  float32x4_t v;
-  static Vec Set(float x) { return {vdupq_n_f32(x)}; }
-  static Vec Load(const float* p) { return {vld1q_f32(p)}; }
-  void Store(float* p) const { vst1q_f32(p, v); }
-  static Vec MulAdd(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
-  friend Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
-  friend Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
-  friend Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
-  friend Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
-  static Vec Max(Vec a, Vec b) { return {vbslq_f32(vcgtq_f32(a.v, b.v), a.v, b.v)}; }
-  static Vec Min(Vec a, Vec b) { return {vbslq_f32(vcltq_f32(a.v, b.v), a.v, b.v)}; }
-  static Vec KeepBetween(Vec x, Vec k, Vec low, Vec high) {
-    const uint32x4_t keep = vandq_u32(vcgeq_f32(k.v, low.v), vcleq_f32(k.v, high.v));
-    return {vbslq_f32(keep, x.v, vdupq_n_f32(-INFINITY))};
+inline void StoreVec(void* data, int64_t index, Type type, Vec x) {
+  if (type == Type::kFloat32) {
+    x.Store(static_cast<float*>(data) + index);
+  } else if (type == Type::kFloat16) {
+    x.StoreHalf(static_cast<uint16_t*>(data) + index);
+  } else {
+    alignas(64) float lanes[Vec::kWidth];
+    x.Store(lanes);
+    auto* at = static_cast<uint16_t*>(data) + index;
+    for (int i = 0; i < Vec::kWidth; ++i) at[i] = BrainOfFloat(lanes[i]);
   }
-  static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
-    return {vbslq_f32(vcltq_f32(a.v, b.v), yes.v, no.v)};
-  }
-  static Vec Exp2NonPositive(Vec x) {
-    const uint32x4_t gone = vcltq_f32(x.v, vdupq_n_f32(-126.0f));
-    const float32x4_t n = vrndnq_f32(x.v);
-    const Vec p = Exp2Polynomial<Vec>({vsubq_f32(x.v, n)});
-    const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23);
-    const float32x4_t y = vmulq_f32(p.v, vreinterpretq_f32_s32(power));
-    return {vbslq_f32(gone, vdupq_n_f32(0.0f), y)};
-  }
-  static Vec LoadHalf(const uint16_t* p) {
-    return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))};
-  }
-  static Vec LoadBrain(const uint16_t* p) {
-    return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))};
-  }
-};
+}
 
-#else
-
-// Small arrays that any compiler turns into whatever vectors the target has.
-struct Vec {
-  static constexpr int kWidth = 4, kVectors = 2, kRows = 4;
-  float v[kWidth];
-  template <class F>
-  static Vec Each(F f) {
-    Vec r;
-    for (int i = 0; i < kWidth; ++i) r.v[i] = f(i);
-    return r;
-  }
-  static Vec Set(float x) {
-    return Each([&](int) { return x; });
-  }
-  static Vec Load(const float* p) {
-    return Each([&](int i) { return p[i]; });
-  }
-  void Store(float* p) const {
-    for (int i = 0; i < kWidth; ++i) p[i] = v[i];
-  }
-  static Vec MulAdd(Vec a, Vec b, Vec c) {
-    return Each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
-  }
-  friend Vec operator+(Vec a, Vec b) {
-    return Each([&](int i) { return a.v[i] + b.v[i]; });
-  }
-  friend Vec operator-(Vec a, Vec b) {
-    return Each([&](int i) { return a.v[i] - b.v[i]; });
-  }
-  friend Vec operator*(Vec a, Vec b) {
-    return Each([&](int i) { return a.v[i] * b.v[i]; });
-  }
-  friend Vec operator/(Vec a, Vec b) {
-    return Each([&](int i) { return a.v[i] / b.v[i]; });
-  }
-  static Vec Max(Vec a, Vec b) {
-    return Each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
-  }
-  static Vec Min(Vec a, Vec b) {
-    return Each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
-  }
-  static Vec KeepBetween(Vec x, Vec k, Vec low, Vec high) {
-    return Each(
-        [&](int i) { return k.v[i] >= low.v[i] && k.v[i] <= high.v[i] ? x.v[i] : -INFINITY; });
-  }
-  static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
-    return Each([&](int i) { return a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; });
-  }
-  static Vec Exp2NonPositive(Vec x) {
-    const Vec n = Each([&](int i) { return x.v[i] < -126.0f ? 0.0f : std::nearbyint(x.v[i]); });
-    const Vec p = Exp2Polynomial<Vec>(x - n);
-    return Each([&](int i) {
-      if (x.v[i] < -126.0f) return 0.0f;
-      if (x.v[i] != x.v[i]) return x.v[i];
-      return p.v[i] * FloatOfBits(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);
-    });
-  }
-  static Vec LoadHalf(const uint16_t* p) {
-    return Each([&](int i) { return FloatOfHalf(p[i]); });
-  }
-  static Vec LoadBrain(const uint16_t* p) {
-    return Each([&](int i) { return FloatOfBrain(p[i]); });
-  }
-};
-
-#endif
-
+}  // namespace
 }  // namespace omfuse

@@ -150,14 +150,17 @@ def test_a_failing_compiler_is_said(fresh: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @needs_compiler
+@pytest.mark.parametrize("part", ["pack.h", "narrow.h"])
 def test_a_wrong_kernel_is_caught_by_the_proof(
-    fresh: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A scale that is a thousandth off, in the kernel for many rows or in the one for few."""
     sources = fresh / "sources"
     shutil.copytree(kernel.SOURCES, sources)
-    text = (sources / "flash.h").read_text()
-    assert text.count("* p.scale;") == 1
-    (sources / "flash.h").write_text(text.replace("* p.scale;", "* p.scale * 1.001f;"))
+    right = {"pack.h": "Vec::Set(p.scale)", "narrow.h": "p.type) * p.scale"}[part]
+    text = (sources / part).read_text()
+    assert text.count(right) == 1
+    (sources / part).write_text(text.replace(right, right.replace("p.scale", "(p.scale * 1.001f)")))
     monkeypatch.setattr(kernel, "SOURCES", sources)
     assert "proof failed with code 1" in lowered_by()
 

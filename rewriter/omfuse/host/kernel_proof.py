@@ -27,6 +27,7 @@ def _cases() -> list[tuple[FlashAttentionAttrs, dict[str, Any]]]:
 
     q, k, v = draw(2, 4, 70, 24), draw(2, 2, 90, 24), draw(2, 2, 90, 20)
     base = {"query": q, "key": k, "value": v}
+    one = {**base, "query": q[:, :, :1].copy()}  # a step of decoding has a kernel of its own
     mask = rng.random((2, 1, 70, 90)) > 0.3
     lengths = np.array([90, 33], np.int32)
     full = {**base, "attn_bias": draw(4, 70, 90), "attn_mask": mask, "sink": draw(4)}
@@ -39,6 +40,11 @@ def _cases() -> list[tuple[FlashAttentionAttrs, dict[str, Any]]]:
         (
             FlashAttentionAttrs(4, 2, 0.3, causal="top_left", masked_rows="zero"),
             {**base, "attn_mask": mask & (rng.random((2, 1, 70, 1)) > 0.2)},
+        ),
+        (FlashAttentionAttrs(4, 2, 0.3), one),
+        (
+            FlashAttentionAttrs(4, 2, 0.3, causal="bottom_right", window_left=20, softcap=2.0),
+            {**one, "attn_bias": draw(4, 1, 90), "attn_mask": mask[:, :, :1], "sink": draw(4)},
         ),
     ]
 
