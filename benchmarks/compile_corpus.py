@@ -24,10 +24,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.corpus import Case, Result, feeds_of, load_cases
 from benchmarks.worker import Worker
 from rich.console import Console
-from rich.table import Table
 
 SOCS = ("Ascend310P3", "Ascend910B3")
 
@@ -161,22 +161,15 @@ def report(lines: list[Result], seconds: float, as_json: bool) -> None:
         document = {"schema": "omfuse.compile-corpus/1", "seconds": round(seconds, 1)}
         print(json.dumps({**document, "lines": lines}))
         return
-    columns = ("chip", "models", "pass", "refused", "FlashAttention fused", "in .om")
-    table = Table(*columns, "open outputs", "s")
+    heads = ("chip", "models", "pass", "refused", "FlashAttention fused", "in .om", "open outputs")
+    rows = []
     for soc in dict.fromkeys(line["soc"] for line in lines):
         mine = [line for line in lines if line["soc"] == soc]
-        table.add_row(
-            soc,
-            str(len(mine)),
-            str(sum(line["passes"] for line in mine)),
-            str(sum(bool(line.get("refused")) for line in mine)),
-            str(sum(line["fused"] or 0 for line in mine)),
-            str(sum(line["found"] for line in mine)),
-            str(sum(bool(line.get("open")) for line in mine)),
-            f"{sum(line['seconds'] for line in mine):.0f}",
-        )
+        counts = [sum(bool(line.get(key)) for line in mine) for key in ("passes", "refused")]
+        counts += [sum(line[key] or 0 for line in mine) for key in ("fused", "found")]
+        rows.append([soc, len(mine), *counts, sum(bool(line.get("open")) for line in mine)])
+    print(markdown.table(heads, rows, heads[1:]), flush=True)
     console = Console()
-    console.print(table)
     causes = Counter(str(line["error"]).split(":")[0] for line in lines if line["error"])
     for cause, count in causes.most_common():
         console.print(f"{count} x {cause}")

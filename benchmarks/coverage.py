@@ -22,9 +22,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmarks import markdown
 from benchmarks.corpus import Case, Result, in_range, load_cases, measure, new_worker
 from rich.console import Console
-from rich.table import Table
 
 
 def measure_all(
@@ -141,26 +141,43 @@ def succeeded(answer: Result) -> bool:
     return not (answer["out_of_range"] or answer["unequal"] or answer["errors"])
 
 
-def print_table(console: Console, title: str, groups: dict[str, Result]) -> None:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for heading in ("files", "in range", "blocks", "fused", "%", "unequal", "not run"):
-        table.add_column(heading, justify="right")
+def group_table(title: str, groups: dict[str, Result]) -> str:
+    heads = (title, "files", "in range", "blocks", "fused", "unequal", "not run")
+    rows = []
     for name, values in groups.items():
-        percent = "-" if values["percent"] is None else f"{values['percent']:.1f}"
-        table.add_row(
-            name, *(str(values[key]) for key in ("files", "in_range", "blocks", "fused")),
-            percent, str(values["unequal"]), str(values["not_run"]),
-        )  # fmt: skip
-    console.print(table)
+        counts = [str(values[key]) for key in ("files", "in_range", "blocks")]
+        rest = [str(values[key]) for key in ("unequal", "not_run")]
+        rows.append([name, *counts, share(values), *rest])
+    return markdown.table(heads, rows, heads[1:])
+
+
+def share(values: Result) -> str:
+    percent = "" if values["percent"] is None else f" ({values['percent']:.1f} %)"
+    return f"{values['fused']}{percent}"
+
+
+def tools_table(answer: Result) -> str:
+    """omfuse beside the other tools, in the order of the blocks that they fuse."""
+    from benchmarks import peers
+
+    totals = {"omfuse": answer["total"]}
+    totals |= {peers.TITLES[name]: peer["total"] for name, peer in answer["peers"].items()}
+    rows = []
+    for name, total in sorted(totals.items(), key=lambda item: -item[1]["fused"]):
+        ran = total["not_run"] < total["files"]
+        unequal = str(total["unequal"]) if ran else "not run"
+        rows.append([name, f"{total['in_range']} of {total['files']}", share(total), unequal])
+    heads = ("tool", "files in range", "blocks fused", "unequal files")
+    return markdown.table(heads, rows, heads[1:])
 
 
 def print_report(console: Console, answer: Result, families: bool) -> None:
-    print_table(console, "By source", answer["by_kind"])
-    print_table(console, "By exporter", answer["by_exporter"])
+    groups = {"source": answer["by_kind"], "exporter": answer["by_exporter"]}
     if families:
-        print_table(console, "By family", answer["by_family"])
-    print_table(console, "In all", {"total": answer["total"]})
+        groups["family"] = answer["by_family"]
+    for title, group in groups.items():
+        print(group_table(title, group), end="\n\n")
+    print(group_table("in all", {"total": answer["total"]}), flush=True)
     by_id = {line["id"]: line for line in answer["lines"]}
     for name in answer["out_of_range"]:
         line = by_id[name]
@@ -175,8 +192,8 @@ def print_report(console: Console, answer: Result, families: bool) -> None:
             f"{group['count']:4d} {group['code']} in {', '.join(group['examples'])}",
             highlight=False, markup=False,
         )  # fmt: skip
-        for reason, count in group["reasons"]:
-            console.print(f"       {count} x {reason}", highlight=False, markup=False)
+        for reason, often in group["reasons"]:
+            console.print(f"       {often} x {reason}", highlight=False, markup=False)
 
 
 def _compare(folder: Path, cases: list[Case], jobs: int, console: Console) -> dict[str, Result]:
@@ -230,8 +247,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         print_report(console, answer, options.families)
         console.print(f"{answer['wall_seconds']} s on {options.jobs} processes", highlight=False)
-        for name, peer in answer.get("peers", {}).items():
-            print_table(console, name, {"total": peer["total"]})
+        if options.peers:
+            print("\n" + tools_table(answer))
     return 0 if succeeded(answer) else 1
 
 

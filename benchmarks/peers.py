@@ -86,6 +86,12 @@ REWRITERS: dict[str, Callable[[str, str], Result]] = {
     "openvino": rewrite_openvino,
 }
 
+TITLES = {
+    "onnxscript": "onnxscript, fusions for onnxruntime",
+    "onnxruntime": "onnxruntime, transformers optimizer (best model type of six)",
+    "openvino": "OpenVINO, common transformations",
+}
+
 
 def available() -> list[str]:
     """The peers that are installed."""

@@ -20,9 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import big_models
-from rich.console import Console
-from rich.table import Table
+from benchmarks import big_models, markdown
 
 Result = dict[str, Any]
 
@@ -138,16 +136,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(lines: list[Result]) -> None:
-    table = Table()
-    for heading in ("model", "nodes", "tool", "fused", "wall s", "CPU s", "peak MB"):
-        table.add_column(heading, justify="left" if heading in ("model", "tool") else "right")
+    rows = []
     for line in lines:
-        figures = [f"{line['wall']:.2f}" if "wall" in line else line.get("note", "-")]
-        figures += [f"{line['cpu']:.2f}", f"{line['peak_mb']:.0f}"]
-        table.add_row(
-            line["model"], str(line["nodes"]), line["tool"], str(line.get("fused", "-")), *figures
-        )
-    Console(width=120).print(table)
+        row = [line["model"], f"{line['nodes']:,}", line["tool"], str(line.get("fused", "-"))]
+        row += [f"{line['wall']:.2f}" if "wall" in line else line.get("note", "-")]
+        rows.append([*row, f"{line['cpu']:.2f}", f"{line['peak_mb']:,.0f}"])
+    heads = ("model", "nodes", "tool", "fused", "wall s", "CPU s", "peak MB")
+    print(markdown.table(heads, rows, right=("nodes", "fused", "wall s", "CPU s", "peak MB")))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.compile_corpus import moving, static_shape
 from benchmarks.corpus import Case, Result, feeds_of, load_cases
 from benchmarks.worker import Worker
 from rich.console import Console
-from rich.table import Table
 
 
 def run_case(folder: str, case: Case, soc: str, shapes: str, kernel: str) -> Result:
@@ -150,12 +150,13 @@ def main() -> int:
 
 def report(lines: list[Result], seconds: float) -> None:
     console = Console()
-    table = Table("verdict", "models", "sets of inputs", "attention blocks")
+    rows = []
     for verdict in sorted({line["verdict"] for line in lines}):
         mine = [line for line in lines if line["verdict"] == verdict]
         sums = [sum(line[name] for line in mine) for name in ("sets", "fused")]
-        table.add_row(verdict, str(len(mine)), *map(str, sums))
-    console.print(table)
+        rows.append([verdict, len(mine), *sums])
+    heads = ("verdict", "models", "sets of inputs", "attention blocks")
+    print(markdown.table(heads, rows, heads[1:]), flush=True)
     kernels: Counter[str] = Counter()
     for line in lines:
         kernels.update(line["kernels"])
