@@ -85,3 +85,11 @@ def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "matplotlib", "ray", "google"}
     assert "typer" in loaded
     assert not loaded & heavy
+
+
+def test_every_public_name_is_there() -> None:
+    import omfuse
+
+    for name in omfuse.__all__:
+        assert getattr(omfuse, name)
+    assert omfuse.open_session.__module__ == "omfuse.session"

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from omfuse.atc.compile import compile  # noqa: A004
     from omfuse.errors import OmfuseError
     from omfuse.match.rules import lift
+    from omfuse.session import open_session
 
 _HOME = {
     "OmfuseError": "omfuse.errors",
     "compile": "omfuse.atc.compile",
     "rewrite": "omfuse.api",
     "lift": "omfuse.match.rules",
+    "open_session": "omfuse.session",
 }
 
-__all__ = ["OmfuseError", "__version__", "compile", "lift", "rewrite"]
+__all__ = ["OmfuseError", "__version__", "compile", "lift", "open_session", "rewrite"]
 
 
 def __getattr__(name: str) -> Any:

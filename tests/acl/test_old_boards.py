@@ -10,10 +10,11 @@ import pytest
 import omfuse
 
 ROOT = Path(omfuse.__file__).parent
+AT_THE_TOP = ("__init__.py", "_version.py", "errors.py", "session.py", "session_protocol.py")
 ON_BOARDS = sorted(
     [
         *(ROOT / "acl").glob("*.py"),
-        *(ROOT / name for name in ("__init__.py", "_version.py", "errors.py", "session.py")),
+        *(ROOT / name for name in AT_THE_TOP),
         *(ROOT / "host" / name for name in ("__init__.py", "frames.py", "tensors.py")),
         *(ROOT / "sim" / name for name in ("__init__.py", "payload.py")),
     ]

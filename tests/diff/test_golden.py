@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from omfuse.diff import emulate
-from omfuse.diff.golden import inputs_digest, load_original, write_npz
+from omfuse.diff.golden import inputs_digest, load_original
 from omfuse.errors import ModelError
+from omfuse.host.feeding import write_npz
 
 
 def gain(factor: float, elem: int = TensorProto.FLOAT) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import pytest
 from tests.host.attention_cases import Case, inputs_of, model_of
 
 from omfuse.cli.app import run
+from omfuse.diff.sides import load_npz
 from omfuse.fuse.contract import FlashAttentionAttrs
 
 CASE = Case(FlashAttentionAttrs(num_heads=2, num_kv_heads=2, scale=0.3))
@@ -49,6 +50,18 @@ def test_json_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert output["nonfinite"] == 0
     assert 0 < document["seconds"]["min"] <= document["seconds"]["median"]
     assert [p.name for p in (folder / "out").iterdir()] == ["output.npy"]
+
+
+def test_outputs_go_into_one_file_when_it_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("model.onnx", *FILES, "--save-outputs", "made/out.npz") == 0
+    assert capsys.readouterr().out.count("wrote made/out.npz") == 1
+    assert [p.name for p in (folder / "made").iterdir()] == ["out.npz"]
+    assert call("model.onnx", *FILES, "--save-outputs", "out") == 0
+    np.testing.assert_array_equal(
+        load_npz(Path("made/out.npz"))["output"], np.load("out/output.npy")
+    )
 
 
 def test_random_inputs_repeat(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,8 +26,8 @@ PLATFORMS = ("manylinux2014_aarch64", "manylinux2014_x86_64")
 PYTHONS = ("3.8", "3.9", "3.10", "3.11")
 # What a board imports: numpy and the standard library are all that these need.
 _LIBRARY = (
-    "__init__.py", "_version.py", "errors.py", "session.py", "acl", "sim/__init__.py",
-    "sim/payload.py", "diff/__init__.py", "diff/metrics.py", "diff/verdict.py",
+    "__init__.py", "_version.py", "errors.py", "session.py", "session_protocol.py", "acl",
+    "sim/__init__.py", "sim/payload.py", "diff/__init__.py", "diff/metrics.py", "diff/verdict.py",
     "bundle/__init__.py", "bundle/board.py",
 )  # fmt: skip
 _PLACE = "{folder}"

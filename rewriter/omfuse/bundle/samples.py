@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omfuse.diff.golden import load_original, numbered, write_npz
+from omfuse.diff.golden import load_original, numbered
+from omfuse.host.feeding import write_npz
 
 if TYPE_CHECKING:
     from omfuse.sim.payload import Payload

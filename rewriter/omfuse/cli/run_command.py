@@ -37,7 +37,8 @@ def command(
     save: Annotated[
         Path | None,
         typer.Option(
-            "--save-outputs", help="Folder: one .npy an output, or one .npz an item of a folder."
+            "--save-outputs",
+            help="FILE.npz, or a folder: one .npy an output, or one .npz an item of a folder.",
         ),
     ] = None,
     loop: Annotated[int, typer.Option(min=1, help="Number of timed runs.")] = 1,
@@ -177,9 +178,8 @@ def _show(document: dict[str, Any], note: str | None) -> None:
     console.print_result(timing)
     if note:
         console.print_result(note)
-    for row in document["outputs"]:
-        if row["file"]:
-            console.print_result(f"wrote {row['file']}")
+    for file in dict.fromkeys(row["file"] for row in document["outputs"] if row["file"]):
+        console.print_result(f"wrote {file}")
 
 
 def summarise(name: str, array: Any) -> dict[str, Any]:

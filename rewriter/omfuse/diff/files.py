@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omfuse.diff.golden import write_npz
 from omfuse.diff.sides import load_npz
 from omfuse.errors import OutputError, UsageError
-from omfuse.host.feeding import load_array
+from omfuse.host.feeding import load_array, write_npz
 from omfuse.session_protocol import Array
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from omfuse.diff import emulate
 from omfuse.diff.inputs import is_half
 from omfuse.errors import ModelError
+from omfuse.host.feeding import write_npz
 from omfuse.session_protocol import Array, Session
 
 DEAD_SCORE = -5e3  # every fill in use is -1e4 or below; live scores are far above
@@ -259,15 +259,3 @@ def numbered(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Return what to put into an .npz: tensor names hold slashes, so they travel beside."""
     numbered = {f"array_{i}": array for i, array in enumerate(arrays.values())}
     return {"names": np.array(list(arrays), dtype=np.str_), **numbered}
-
-
-def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays to a file that is whole or absent."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

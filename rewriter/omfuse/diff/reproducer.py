@@ -11,10 +11,11 @@ import onnx
 
 from omfuse.diff import splice
 from omfuse.diff.blocks import Checker
-from omfuse.diff.golden import load_original, write_npz
+from omfuse.diff.golden import load_original
 from omfuse.diff.report import DiffReport
 from omfuse.diff.verdict import BLOCK, judge
 from omfuse.errors import OmfuseError, OutputError
+from omfuse.host.feeding import write_npz
 from omfuse.session_protocol import Array
 
 

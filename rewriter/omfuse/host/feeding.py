@@ -78,10 +78,22 @@ def sizes_of(inputs: Sequence[TensorInfo], given: Mapping[str, Array]) -> dict[s
     return sizes
 
 
-def save_outputs(folder: Path, outputs: Mapping[str, Array]) -> dict[str, str]:
-    """Write one ``.npy`` an output, each under its name in the end and whole, or not at all.
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays to a file that is whole or absent."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
-    bfloat16, which ``.npy`` cannot name, is written as float32, which holds it exactly.
+
+def save_outputs(target: Path, outputs: Mapping[str, Array]) -> dict[str, str]:
+    """Write outputs whole or not at all: to one ``.npz``, or to a folder, one ``.npy`` each.
+
+    bfloat16, which numpy's files cannot name, is written as float32, which holds it exactly.
 
     Returns:
         Output name -> file.
@@ -89,28 +101,39 @@ def save_outputs(folder: Path, outputs: Mapping[str, Array]) -> dict[str, str]:
     Raises:
         OutputError: ``cannot-write``.
     """
-    files: dict[str, str] = {}
+    plain = {
+        name: array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+        for name, array in outputs.items()
+    }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, array in outputs.items():
-            stem = _UNSAFE.sub("_", name).strip("._") or "output"
-            target = folder / f"{stem}.npy"
-            if str(target) in files.values():
-                target = folder / f"{stem}_{len(files)}.npy"
-            array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-                try:
-                    np.save(file, array, allow_pickle=False)
-                except BaseException:
-                    os.unlink(file.name)  # noqa: PTH108
-                    raise
-            Path(file.name).replace(target)
-            files[name] = str(target)
+        if target.suffix.lower() == ".npz" and not target.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_npz(target, plain)
+            return dict.fromkeys(plain, str(target))
+        return _save_each(target, plain)
     except (OSError, ValueError) as error:
         raise OutputError(
             "cannot-write",
             f"cannot write the outputs: {error}",
-            where=str(folder),
+            where=str(target),
             hint="name a folder that can be made and written, with room for the outputs",
         ) from error
+
+
+def _save_each(folder: Path, outputs: Mapping[str, Array]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in outputs.items():
+        stem = _UNSAFE.sub("_", name).strip("._") or "output"
+        target = folder / f"{stem}.npy"
+        if str(target) in files.values():
+            target = folder / f"{stem}_{len(files)}.npy"
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+            try:
+                np.save(file, array, allow_pickle=False)
+            except BaseException:
+                os.unlink(file.name)  # noqa: PTH108
+                raise
+        Path(file.name).replace(target)
+        files[name] = str(target)
     return files
