@@ -83,6 +83,40 @@ void StridesAndMasks() {
   Store(rows, 1024);
 }
 
+// Zeros in the output, then its blocks at 0 and 8 elements get 16 halves each from two rows.
+void AddRows(bool wait) {
+  if (!OnVector()) return;
+  Room room;
+  Load(room.a.Get<half>(), input, 32);
+  Duplicate(room.b.Get<half>(), half(0.0f), 2048);
+  Store(room.b.Get<half>(), 2048);
+  if (wait) PipeBarrier<PIPE_MTE3>();
+  SetFlag<HardEvent::MTE2_MTE3>(0);
+  WaitFlag<HardEvent::MTE2_MTE3>(0);
+  SetAtomicAdd<half>();
+  for (uint32_t i = 0; i < 2; ++i) {
+    DataCopy(At<half>(output)[i * 8], room.a.Get<half>()[i * 16], 16);
+  }
+  SetAtomicNone();
+}
+void Additions() { AddRows(true); }
+
+// Every second element of 64 by the scalar unit.
+void Scalars() {
+  if (!OnVector()) return;
+  Room room;
+  const LocalTensor<float> from = room.a.Get<float>();
+  const LocalTensor<float> to = room.b.Get<float>();
+  Load(from, input, 64);
+  Muls(from, from, 2.0f, 64);
+  SetFlag<HardEvent::V_S>(0);
+  WaitFlag<HardEvent::V_S>(0);
+  for (uint32_t i = 0; i < 32; ++i) to.SetValue(i, from.GetValue(2 * i));
+  SetFlag<HardEvent::S_MTE3>(0);
+  WaitFlag<HardEvent::S_MTE3>(0);
+  DataCopy(At<float>(output), to, 32);
+}
+
 #if OMFUSE_EMULATION_SPLIT
 // 32 x 48 times 48 x 32, the right one transposed on its way to L0B.
 void Multiply() {
@@ -244,6 +278,39 @@ void NoBarrier() {
   Muls(room.c.Get<float>(), room.b.Get<float>(), 1.0f, 64);
 }
 
+void AddTooEarly() { AddRows(false); }
+
+void AddToNothing() {
+  if (!OnVector()) return;
+  Room room;
+  Load(room.a.Get<half>(), input, 32);
+  SetFlag<HardEvent::MTE2_MTE3>(0);
+  WaitFlag<HardEvent::MTE2_MTE3>(0);
+  SetAtomicAdd<half>();
+  DataCopy(At<half>(output), room.a.Get<half>(), 16);
+  SetAtomicNone();
+}
+
+void AddForever() {
+  if (OnVector()) SetAtomicAdd<half>();
+}
+
+void AddAnotherType() {
+  if (!OnVector()) return;
+  Room room;
+  SetAtomicAdd<float>();
+  DataCopy(At<half>(output), room.a.Get<half>(), 16);
+}
+
+void ScalarTooEarly() {
+  if (!OnVector()) return;
+  Room room;
+  Load(room.a.Get<float>(), input, 64);
+  Muls(room.b.Get<float>(), room.a.Get<float>(), 2.0f, 64);
+  PipeBarrier<PIPE_V>();
+  room.b.Get<float>().GetValue(3);
+}
+
 void TooDeep() {
   if (!OnVector()) return;
   TPipe pipe;
@@ -330,6 +397,13 @@ const Probe kProbes[] = {
     {"CastDown", CastDown},
     {"ReduceAndSpread", ReduceAndSpread},
     {"StridesAndMasks", StridesAndMasks},
+    {"Additions", Additions},
+    {"Scalars", Scalars},
+    {"AddTooEarly", AddTooEarly},
+    {"AddToNothing", AddToNothing},
+    {"AddForever", AddForever},
+    {"AddAnotherType", AddAnotherType},
+    {"ScalarTooEarly", ScalarTooEarly},
     {"TooMuchMemory", TooMuchMemory},
     {"OddLength", OddLength},
     {"WaitWithoutSet", WaitWithoutSet},

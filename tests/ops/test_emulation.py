@@ -99,6 +99,22 @@ def test_vector_instructions(probes: dict[str, ctypes.CDLL], arch: str, schedule
     assert np.array_equal(out.view(np.float32), wanted.ravel())
 
 
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("schedule", [0, 1])
+def test_additions_and_scalars(probes: dict[str, ctypes.CDLL], arch: str, schedule: int) -> None:
+    rows = np.random.default_rng(3).standard_normal((2, 16)).astype(np.float16)
+    code, out, said = run(probes[arch], "Additions", rows, schedule=schedule)
+    assert code == 0, said
+    wanted = np.zeros(2048, np.float16)
+    wanted[:16] += rows[0]
+    wanted[8:24] += rows[1]
+    assert np.array_equal(out.view(np.float16), wanted)
+    values = np.arange(64, dtype=np.float32)
+    code, out, said = run(probes[arch], "Scalars", values, schedule=schedule)
+    assert code == 0, said
+    assert np.array_equal(out[:128].view(np.float32), 2 * values[::2])
+
+
 def test_cube_instructions(probes: dict[str, ctypes.CDLL]) -> None:
     rng = np.random.default_rng(2)
     left = rng.integers(-8, 8, (32, 48)).astype(np.float16)
@@ -118,6 +134,11 @@ BROKEN = {
     "BeyondTheEnd": "beyond its 4096",
     "WriteAnInput": "an input of the kernel",
     "NoBarrier": "without waiting for the write",
+    "AddTooEarly": "without waiting for the write",
+    "AddToNothing": "which nothing has written",
+    "AddForever": "never switched off",
+    "AddAnotherType": "another type",
+    "ScalarTooEarly": "without waiting for the write",
     "TooDeep": "more tensors than the depth",
     "NoBufferLeft": "every buffer of the queue is in use",
     "Misaligned": "not aligned to 32",

@@ -13,7 +13,15 @@ from omfuse.ops import emulator
 
 BOTH = [
     *(Case(f"depth-{d}", heads=1, kv_heads=1, kv_len=65, depth=d)
-      for d in (16, 40, 59, 64, 72, 80, 96, 111, 128, 160, 256)),
+      for d in (1, 7, 8, 15, 16, 40, 59, 64, 72, 80, 96, 111, 128, 160, 256)),
+    Case("short-rows-bsh", batch=2, heads=4, kv_heads=2, q_len=150, depth=8, layout="BSH"),
+    Case("short-rows-decode", batch=2, heads=8, kv_heads=2, q_len=1, kv_len=300, depth=8,
+         layout="BSND"),
+    Case("short-rows-steps", heads=3, kv_heads=3, q_len=40, kv_len=700, depth=5,
+         attrs={"causal": "bottom_right"}),
+    Case("short-rows-empty", batch=3, lengths=(77, 40, 0), depth=8),
+    Case("short-value", depth=72, value_depth=3, attrs={"out_layout": "BSND"}),
+    Case("short-key", depth=3, value_depth=72),
     Case("one-query", heads=8, kv_heads=8, q_len=1, kv_len=300),
     Case("one-key", q_len=17, kv_len=1),
     Case("prime-lengths", q_len=113, kv_len=203, depth=40),
@@ -81,7 +89,6 @@ SPLIT_ONLY = [
     Case("bias-fp32-per-row", batch=2, bias=(2, 1, 33, 1), bias_dtype=np.float32, sink=True),
     Case("bias-bf16-per-row", batch=2, dtype=BF16, bias=(2, 1, 33, 1), sink=True),
     Case("bias-fp32", batch=2, bias=(2, 2, 33, 77), bias_dtype=np.float32),
-    Case("depth-7", depth=7),
     Case("lse-odd", lse=True, q_len=33),
     Case("split", heads=8, kv_heads=2, q_len=1, kv_len=2500),
     Case("split-sink", heads=4, kv_heads=1, q_len=1, kv_len=4096, depth=128, sink=True, lse=True),
@@ -133,6 +140,19 @@ def test_fp32_goes_through_fp16_as_atc_casts_it() -> None:
     assert (wide == half.astype(np.float32)).all()
 
 
+@pytest.mark.parametrize("depth", [8, 11, 59])
+@pytest.mark.parametrize("arch", list(emulator.ARCHES))
+def test_what_lies_behind_the_last_key_does_not_matter(arch: str, depth: int) -> None:
+    attrs, arrays = operands(Case("nan", depth=depth, lengths=(41,)))
+    wanted = emulator.run(attrs, **arrays, arch=arch).output
+    arrays["key"][:, :, 41:] = np.nan
+    arrays["value"][:, :, 41:] = np.inf
+    got = emulator.run(attrs, **arrays, arch=arch).output
+    assert wanted is not None
+    assert got is not None
+    assert got.tobytes() == wanted.tobytes()
+
+
 def test_long_rows_on_every_core() -> None:
     case = Case("long", heads=3, kv_heads=3, q_len=1023, kv_len=1024, depth=40,
                 attrs={"causal": "top_left"})  # fmt: skip
@@ -142,7 +162,7 @@ def test_long_rows_on_every_core() -> None:
 
 REJECTED = [
     ("910b", {"depth": 257}, "depth"),
-    ("310p", {"depth": 8}, "32-byte"),
+    ("310p", {"heads": 1, "kv_heads": 1, "q_len": 1, "depth": 8}, "32-byte"),
     ("310p", {"dtype": BF16}, "bfloat16"),
     ("310p", {"lse": True, "q_len": 33}, "lse"),
     ("310p", {"bias": (2, 33, 77), "bias_dtype": np.float32}, "attn_bias"),

@@ -100,6 +100,35 @@ void FromGlobal(const char* name, const LocalTensor<T>& dst, const GlobalTensor<
        BurstCycles(blocks, length, kRates.global_read), ReadLatency(*from.storage));
 }
 
+// Additions in global memory, element by element.
+template <typename T>
+void Accumulate(const char* name, const Side& to, const Side& from, uint32_t blocks,
+                uint64_t length, uint32_t busy) {
+  Core& core = omfuse_emu::Machine::Current();
+  if (core.adding != sizeof(T)) core.Fail(std::string(name) + ": SetAtomicAdd has another type");
+  Instruction instruction;
+  instruction.name = name;
+  instruction.busy = busy;
+  instruction.latency = omfuse_emu::kWriteLatency;
+  instruction.adds = true;
+  if (core.machine().checks()) {
+    for (uint32_t i = 0; i < blocks; ++i) {
+      omfuse_emu::Append(&instruction.reads, from.storage, from.offset + i * from.step, length);
+      omfuse_emu::Append(&instruction.writes, to.storage, to.offset + i * to.step, length);
+    }
+  }
+  instruction.run = [=] {
+    for (uint32_t i = 0; i < blocks; ++i) {
+      T* into = reinterpret_cast<T*>(to.storage->data + to.offset + i * to.step);
+      const T* what = reinterpret_cast<const T*>(from.storage->data + from.offset + i * from.step);
+      for (uint64_t j = 0; j < length / sizeof(T); ++j) {
+        into[j] = T(static_cast<float>(into[j]) + static_cast<float>(what[j]));
+      }
+    }
+  };
+  core.Issue(omfuse_emu::kMte3, std::move(instruction));
+}
+
 template <typename T>
 void ToGlobal(const char* name, const GlobalTensor<T>& dst, const LocalTensor<T>& src,
               uint32_t blocks, uint64_t length, uint64_t dst_step, uint64_t src_step) {
@@ -108,11 +137,26 @@ void ToGlobal(const char* name, const GlobalTensor<T>& dst, const LocalTensor<T>
   const Side to = SideOf(dst, dst_step);
   CountWrite(core, *to.storage, blocks * length);
   core.machine().traffic().ub_to_gm += blocks * length;
+  if (core.adding) {
+    Accumulate<T>(name, to, SideOf(src, src_step), blocks, length,
+                  BurstCycles(blocks, length, kRates.global_write));
+    return;
+  }
   Move(name, omfuse_emu::kMte3, to, SideOf(src, src_step), blocks, length,
        BurstCycles(blocks, length, kRates.global_write), omfuse_emu::kWriteLatency);
 }
 
 }  // namespace emu
+
+// Copies to global memory add to what is there, until SetAtomicNone.
+template <typename T>
+void SetAtomicAdd() {
+  static_assert(std::is_same<T, half>::value || std::is_same<T, float>::value ||
+                    (OMFUSE_EMULATION_SPLIT && std::is_same<T, bfloat16_t>::value),
+                "no such addition in global memory");
+  omfuse_emu::Machine::Current().adding = sizeof(T);
+}
+inline void SetAtomicNone() { omfuse_emu::Machine::Current().adding = 0; }
 
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const uint32_t count) {

@@ -59,12 +59,31 @@ class LocalTensor {
     return LocalTensor<U>(space_, storage_, offset_,
                           static_cast<uint32_t>(uint64_t{elements_} * sizeof(T) / sizeof(U)));
   }
+  // Accesses of the scalar unit to UB.
+  T GetValue(uint32_t index) const {
+    Scalar(index, false);
+    return reinterpret_cast<const T*>(storage_->data + offset_)[index];
+  }
+  void SetValue(uint32_t index, T value) const {
+    Scalar(index, true);
+    reinterpret_cast<T*>(storage_->data + offset_)[index] = value;
+  }
   uint32_t GetSize() const { return elements_; }
   omfuse_emu::Space space() const { return space_; }
   omfuse_emu::Storage* storage() const { return storage_; }
   uint64_t offset() const { return offset_; }
 
  private:
+  void Scalar(uint32_t index, bool writes) const {
+    omfuse_emu::Core& core = omfuse_emu::Machine::Current();
+    if (!storage_ || space_ != omfuse_emu::Space::kUb) core.Fail("the scalar unit reads UB only");
+    omfuse_emu::Instruction access;
+    access.name = writes ? "SetValue" : "GetValue";
+    omfuse_emu::Append(writes ? &access.writes : &access.reads, storage_,
+                       offset_ + uint64_t{index} * sizeof(T), sizeof(T));
+    core.ScalarAccess(std::move(access));
+  }
+
   omfuse_emu::Space space_ = omfuse_emu::Space::kUb;
   omfuse_emu::Storage* storage_ = nullptr;
   uint64_t offset_ = 0;

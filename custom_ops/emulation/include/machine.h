@@ -43,6 +43,7 @@ struct Instruction {
   std::vector<Range> reads, writes;
   bool copies = false;   // moves bytes only: uninitialised bytes travel instead of failing
   bool control = false;  // a flag or barrier: runs even when only costs are counted
+  bool adds = false;     // adds to what it writes to, as one indivisible step
   bool hasty = false;    // the next instruction of its pipe may start before the result is there
   uint64_t issued = 0;
   Clock knows;  // the scalar program's clock at issue
@@ -86,6 +87,10 @@ class Core {
   // Event ids that queues take from the pool of a kind of flag, the lowest free one first.
   int TakeEvent(int kind);
   void GiveEvent(int kind, int event) { events_[kind] &= ~(1u << event); }
+  // An access to memory by the scalar unit, which happens at once.
+  void ScalarAccess(Instruction instruction);
+  // How many bytes an element has that copies to global memory add up, 0 = they overwrite.
+  uint32_t adding = 0;
   [[noreturn]] void Fail(const std::string& what) const;
   std::string Where() const;
 

@@ -15,6 +15,7 @@ extern const char* const kSpaceNames[6];
 struct Epoch {  // one instruction of one pipe
   uint32_t slot = 0;
   uint32_t sequence = 0;  // 0 = none
+  bool adds = false;      // an addition in memory, which others of its kind may overtake
 };
 
 struct Cell {  // the last accesses to one granule of memory

@@ -70,11 +70,17 @@ void Core::CheckAccess(int id, const Instruction& instruction) {
       Fail(what + " writes " + Bytes(range) + ", beyond its " + std::to_string(storage.size));
     }
     if (!storage.writable) Fail(what + " writes " + Bytes(range) + ", an input of the kernel");
+    if (instruction.adds && !storage.AllWritten(range.begin, range.end - range.begin)) {
+      Fail(what + " adds to " + Bytes(range) + ", which nothing has written");
+    }
     if (!instruction.copies) storage.MarkWritten(range.begin, range.end - range.begin);
     if (!storage.races) continue;
     for (uint64_t i = range.begin / storage.granule; i * storage.granule < range.end; ++i) {
       Cell& cell = storage.cells[i];
-      if (!Before(cell.write, slot, pipe, vector)) {
+      // An addition is a read, too, so even its own pipe has to have finished what came before.
+      const bool strict = vector || instruction.adds || cell.write.adds;
+      const bool commutes = instruction.adds && cell.write.adds;
+      if (!commutes && !Before(cell.write, slot, pipe, strict)) {
         Fail(what + " writes " + Bytes(range) + " without waiting for the write by " +
              Other(*machine_, cell.write));
       }
@@ -85,7 +91,7 @@ void Core::CheckAccess(int id, const Instruction& instruction) {
         }
         read = Epoch();
       }
-      cell.write = {slot, pipe.done};
+      cell.write = {slot, pipe.done, instruction.adds};
     }
   }
 }

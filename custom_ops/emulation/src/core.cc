@@ -73,6 +73,14 @@ void Core::Issue(int id, Instruction instruction) {
   pipe.queue.push_back(std::move(instruction));
 }
 
+void Core::ScalarAccess(Instruction instruction) {
+  scalar_time_ += kScalarIssue;
+  if (!machine_->checks()) return;
+  Pipe& pipe = pipes_[kS];
+  pipe.clock[Slot(kS)] = ++pipe.done;
+  CheckAccess(kS, instruction);
+}
+
 bool Core::HeadReady(int id) {
   Pipe& pipe = pipes_[id];
   if (pipe.queue.empty()) return false;
@@ -253,6 +261,7 @@ void Core::SyncAll() {
 }
 
 void Core::CheckDrained() {
+  if (adding) Fail("additions in global memory were never switched off");
   for (int from = 0; from < kPipes; ++from) {
     for (int to = 0; to < kPipes; ++to) {
       for (int event = 0; event < 8; ++event) {

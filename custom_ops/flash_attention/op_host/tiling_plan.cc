@@ -97,9 +97,8 @@ bool CheckShape(const Problem& p, const Platform& chip, std::string* why) {
 
 // What whole 32-byte blocks cannot do (310P has no padding copies).
 bool CheckCoupled(const Problem& p, std::string* why) {
-  if (p.depth < 16 || p.value_depth < 16) {
-    return (Rejection() << "this chip copies whole 32-byte blocks: head depth under 16 is not "
-                           "supported")
+  if (p.batch * p.heads * p.q_len * p.value_depth < 16) {
+    return (Rejection() << "this chip writes whole 32-byte blocks, and the output is shorter")
         .To(why);
   }
   if (p.bias_dtype == kFp32) {
@@ -135,6 +134,8 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   bytes += cells * 2;                    // probabilities
   if (!split) bytes += static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
+  if (!split && t.depth < 16) bytes += kPanel * t.depthPad * 2;
+  if (t.taskRun) bytes += 32;
   bytes += 2 * Slots(split) * coreRows * 32;  // max, alpha
   const uint64_t partial = static_cast<uint64_t>(t.stepColumns) / 16 * t.groupRows * 8;
   const uint64_t windows = t.groupRows <= 16 ? static_cast<uint64_t>(t.groupRows) * 256 : 0;
@@ -240,6 +241,24 @@ bool Block(const Problem& p, const Platform& chip, FlashAttentionTiling* t) {
   return false;
 }
 
+// Rows of the output shorter than the 32-byte blocks that a coupled chip writes: each core owns a
+// range of the output, at least one block long, and all tasks that lie in it.
+void Own(FlashAttentionTiling* t) {
+  const uint64_t row = t->oRowStride > t->valueDepth ? t->oRowStride : t->valueDepth;
+  const bool together = t->oRowStride > t->valueDepth;  // heads of a row lie side by side
+  uint64_t rows = t->unitRows % t->blockRows ? t->unitRows % t->blockRows : t->blockRows;
+  if (together && t->packed) rows = t->qLen;
+  t->taskRun = together ? t->unitHeads : 1;
+  if (rows * row < 16) {
+    t->taskRun *= t->rowBlocks;
+    rows = together ? t->qLen : t->unitRows;
+  }
+  const uint64_t smallest = rows * row;  // range of a run, in elements
+  const uint64_t least = (16 + smallest - 1) / smallest;
+  const uint64_t most = t->tasks / t->taskRun / least;
+  if (t->cores > most) t->cores = most > 1 ? static_cast<uint32_t>(most) : 1;
+}
+
 // Too few tasks for the cores and many keys: cut the keys.
 void Split(const Platform& chip, FlashAttentionTiling* t) {
   if (t->tasks * 2 > chip.cube_cores || t->kvLen < 2048) return;
@@ -301,6 +320,7 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   t.skipBlocks = t.maskedRows == kRowsUniform && MayMaskWholeRows(p) ? 0 : 1;
 
   t.splits = 1;
+  t.taskRun = !chip.split && t.valueDepth < 16;  // how many, once the blocks are known
   if (!Block(p, chip, &t)) {
     return (Rejection() << "the buffers do not fit in a UB of " << chip.ub_bytes << " bytes")
         .To(why);
@@ -311,6 +331,7 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   t.splitColumns = static_cast<uint32_t>(RoundUp(t.kvLen, t.stepColumns));
   if (chip.split) Split(chip, &t);
   t.cores = t.tasks < chip.cube_cores ? t.tasks : chip.cube_cores;
+  if (!chip.split && t.valueDepth < 16) Own(&t);
   uint64_t workspace = 0;
   if (chip.split) {
     t.scoresSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 4, 512);

@@ -46,6 +46,14 @@ __aicore__ inline uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : 
 __aicore__ inline int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 __aicore__ inline int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// Rows after which rows of 16-bit elements begin at the same place of a 32-byte block again. Where
+// the copy engine cannot step so far, each row is on its own.
+__aicore__ inline uint32_t BlockCycle(uint32_t rowStride, uint32_t rows) {
+  const uint32_t twos = rowStride & (0u - rowStride);  // the largest power of two in the stride
+  const uint32_t cycle = twos < kFractal ? kFractal / twos : 1;
+  return static_cast<uint64_t>(cycle) * rowStride / kFractal > 65535 ? rows : cycle;
+}
+
 __aicore__ inline float FromBits(uint32_t bits) {
   union {
     uint32_t bits;

@@ -47,41 +47,43 @@ __aicore__ inline void RepeatRow(const LocalTensor<T>& to, const GlobalTensor<T>
 #else
 
 // Only whole 32-byte blocks can be copied here. Where the depth is not a multiple of 16, the last
-// column of 16 holds the last 16 elements of the row, and shares some with the column before.
-// `To` is L1 or UB.
-template <typename T>
-__aicore__ inline void OneRow(const LocalTensor<T>& to, const GlobalTensor<T>& from,
-                              uint32_t columns, uint32_t pitch) {
-  const uint32_t whole = columns / kFractal;
-  const AscendC::DataCopyParams params(static_cast<uint16_t>(whole), 1, 0,
-                                       static_cast<uint16_t>(pitch - 1));
-  AscendC::DataCopy(to, from, params);
-  if (columns % kFractal) {
-    AscendC::DataCopy(to[whole * pitch * kFractal], from[columns - kFractal], kFractal);
-  }
+// column of 16 holds the last 16 elements of the row, and shares some with the column before; a row
+// shorter than a block reads on into the next one, or into the slack that the device allocator
+// leaves behind every tensor. `To` is L1 or UB.
+__aicore__ inline uint32_t BlockStart(uint32_t column, uint32_t columns) {
+  const uint32_t start = column * kFractal;
+  return start + kFractal > columns && column > 0 ? columns - kFractal : start;
 }
 
+// Blocks are apart by whole blocks only, so one copy takes the rows that begin alike in a block:
+// every `BlockCycle`-th.
 template <typename T>
 __aicore__ inline void RowsToL1(const LocalTensor<T>& to, const GlobalTensor<T>& from,
                                 uint32_t rows, uint32_t columns, uint32_t rowStride,
                                 uint32_t pitch) {
-  if (columns % kFractal || rowStride % kFractal) {
-    for (uint32_t row = 0; row < rows; ++row) {
-      OneRow(to[row * kFractal], from[static_cast<uint64_t>(row) * rowStride], columns, pitch);
+  const uint32_t cycle = BlockCycle(rowStride, rows);
+  for (uint32_t row = 0; row < Smaller(cycle, rows); ++row) {
+    const AscendC::DataCopyParams params(
+        static_cast<uint16_t>(CeilDiv(rows - row, cycle)), 1,
+        static_cast<uint16_t>(cycle * static_cast<uint64_t>(rowStride) / kFractal - 1),
+        static_cast<uint16_t>(cycle - 1));
+    const GlobalTensor<T> line = from[static_cast<uint64_t>(row) * rowStride];
+    for (uint32_t column = 0; column < CeilDiv(columns, kFractal); ++column) {
+      AscendC::DataCopy(to[(column * pitch + row) * kFractal], line[BlockStart(column, columns)],
+                        params);
     }
-    return;
-  }
-  const AscendC::DataCopyParams params(static_cast<uint16_t>(rows), 1,
-                                       static_cast<uint16_t>(rowStride / kFractal - 1), 0);
-  for (uint32_t column = 0; column < columns / kFractal; ++column) {
-    AscendC::DataCopy(to[column * pitch * kFractal], from[column * kFractal], params);
   }
 }
 
 template <typename T>
 __aicore__ inline void RepeatRow(const LocalTensor<T>& to, const GlobalTensor<T>& from,
                                  uint32_t times, uint32_t columns, uint32_t pitch) {
-  for (uint32_t i = 0; i < times; ++i) OneRow(to[i * kFractal], from, columns, pitch);
+  for (uint32_t column = 0; column < CeilDiv(columns, kFractal); ++column) {
+    const GlobalTensor<T> block = from[BlockStart(column, columns)];
+    for (uint32_t i = 0; i < times; ++i) {
+      AscendC::DataCopy(to[(column * pitch + i) * kFractal], block, kFractal);
+    }
+  }
 }
 
 #endif

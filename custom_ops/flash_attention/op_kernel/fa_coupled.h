@@ -15,9 +15,10 @@
 namespace omfuse {
 
 constexpr int32_t kStagingFlag = 7;  // the queues take theirs from 0 upwards
+constexpr int32_t kKeyStagingFlag = 6;
 
-// Flags of L1: queries 0 and 1, keys 2 and 3, values 4 and 5 (with MTE2); probabilities 0 and 1
-// (with MTE3). Flags of L0C: scores 0 and 1, parts 2.
+// Flags of L1: queries 0 and 1, keys 2 and 3, values 4 and 5 (with MTE2); probabilities 0 and 1,
+// queries 2 and 3, keys 4 and 5 (with MTE3). Flags of L0C: scores 0 and 1, parts 2.
 template <typename T>
 class CoupledCore {
  public:
@@ -31,25 +32,31 @@ class CoupledCore {
     softmax_.Init(pipe, tiling, in, tiling->blockRows);
     output_.Init(pipe, tiling, in, tiling->blockRows);
     OpenFlags();
+    if (tiling->taskRun) {
+      output_.Own(FirstElement(*tiling, FirstTask(*tiling, core)),
+                  FirstElement(*tiling, FirstTask(*tiling, core + 1)));
+    }
 
     StepWalker walker;
     walker.Init(tiling, in.kvLengths, core);
     Step ring[kRing];
     uint32_t loaded = 0;  // steps whose keys are on the way
     for (uint32_t i = 0; i < 2 && loaded == i; ++i) {
-      if (walker.Next(&ring[i])) LoadKeys(ring[loaded++]);
+      if (!walker.Next(&ring[i])) break;
+      LoadKeys(ring[loaded++]);
+      PassKeys(ring[i]);
     }
     if (loaded) ComputeScores(ring[0]);
     for (uint32_t i = 0; i < loaded + kLag; ++i) {
       if (i < loaded) LoadValues(ring[i % kRing]);
       if (i + 1 < loaded) ComputeScores(ring[(i + 1) % kRing]);
-      if (i + 2 == loaded && walker.Next(&ring[loaded % kRing])) {
-        LoadKeys(ring[loaded++ % kRing]);
-      }
+      const bool more = i + 2 == loaded && walker.Next(&ring[loaded % kRing]);
+      if (more) LoadKeys(ring[loaded++ % kRing]);
       if (i < loaded) ComputeProbs(ring[i % kRing]);
       if (i >= kLag && i - kLag < loaded) {
         AddPart(ring[(i - kLag) % kRing]);  // makes room for the next part
       }
+      if (more) PassKeys(ring[(i + 2) % kRing]);
       if (i >= 1 && i - 1 < loaded) ComputeParts(ring[(i - 1) % kRing]);
     }
     CloseFlags();
@@ -71,7 +78,11 @@ class CoupledCore {
     pipe->InitBuffer(probs_, 1, t.blockRows * kPanel * size);
     pipe->InitBuffer(parts_, t.chunkRows * partColumns_ * static_cast<uint32_t>(sizeof(float)));
     if (t.depth % kFractal) pipe->InitBuffer(staging_, t.blockRows * t.depthPad * size);
+    if (ShortKeys()) pipe->InitBuffer(keyStaging_, kPanel * t.depthPad * size);
   }
+
+  // A key shorter than a block comes with elements of the next one, which have to go.
+  __aicore__ inline bool ShortKeys() const { return tiling_->depth < kFractal; }
 
   __aicore__ inline void OpenFlags() {
     for (int32_t i = 0; i < 6; ++i) SetFlag<HardEvent::MTE1_MTE2>(i);
@@ -80,6 +91,10 @@ class CoupledCore {
     if (tiling_->depth % kFractal) {
       SetFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
       for (int32_t i = 2; i < 4; ++i) SetFlag<HardEvent::MTE1_MTE3>(i);
+    }
+    if (ShortKeys()) {
+      SetFlag<HardEvent::MTE3_MTE2>(kKeyStagingFlag);
+      for (int32_t i = 4; i < 6; ++i) SetFlag<HardEvent::MTE1_MTE3>(i);
     }
   }
 
@@ -90,6 +105,10 @@ class CoupledCore {
     if (tiling_->depth % kFractal) {
       WaitFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
       for (int32_t i = 2; i < 4; ++i) WaitFlag<HardEvent::MTE1_MTE3>(i);
+    }
+    if (ShortKeys()) {
+      WaitFlag<HardEvent::MTE3_MTE2>(kKeyStagingFlag);
+      for (int32_t i = 4; i < 6; ++i) WaitFlag<HardEvent::MTE1_MTE3>(i);
     }
     cube_.Finish();
   }
@@ -120,18 +139,16 @@ class CoupledCore {
       SetFlag<HardEvent::MTE2_MTE1>(turn);
       return;
     }
-    // The last column of 16 repeats elements of the one before (see fa_copy_in.h): as zeros in the
-    // queries they count once.
+    // The last column of 16 repeats elements of the one before, or holds some of the next row (see
+    // fa_copy_in.h): as zeros in the queries they count once, or not at all.
     const LocalTensor<T> staging = staging_.template Get<T>();
     WaitFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
     CopyQueries(step, staging);
     SetFlag<HardEvent::MTE2_V>(kStagingFlag);
     WaitFlag<HardEvent::MTE2_V>(kStagingFlag);
-    const uint64_t lanes = (1ull << (kFractal - t.depth % kFractal)) - 1;
-    const uint64_t four = lanes | (lanes << 16) | (lanes << 32) | (lanes << 48);
-    uint64_t mask[2] = {four, four};
-    AscendC::Duplicate(staging[(t.depthPad - kFractal) * step.rowsPad], static_cast<T>(0.0f), mask,
-                       static_cast<uint8_t>(step.rowsPad / 8), 1, 8);
+    const uint64_t repeated = (1ull << (kFractal - t.depth % kFractal)) - 1;
+    ClearLanes(staging[(t.depthPad - kFractal) * step.rowsPad], step.rowsPad,
+               ShortKeys() ? Foreign() : repeated);
     SetFlag<HardEvent::V_MTE3>(kStagingFlag);
     WaitFlag<HardEvent::V_MTE3>(kStagingFlag);
     WaitFlag<HardEvent::MTE1_MTE3>(2 + turn);
@@ -140,6 +157,16 @@ class CoupledCore {
     AscendC::DataCopy(to, staging, params);
     SetFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
     SetFlag<HardEvent::MTE3_MTE1>(2 + turn);
+  }
+
+  // Lanes of a block that belong to the next row.
+  __aicore__ inline uint64_t Foreign() const { return 0xFFFFull & ~((1ull << tiling_->depth) - 1); }
+
+  // Zeros in some lanes of a column of 16.
+  __aicore__ inline void ClearLanes(const LocalTensor<T>& column, uint32_t rows, uint64_t lanes) {
+    const uint64_t four = lanes | (lanes << 16) | (lanes << 32) | (lanes << 48);
+    uint64_t mask[2] = {four, four};
+    AscendC::Duplicate(column, static_cast<T>(0.0f), mask, static_cast<uint8_t>(rows / 8), 1, 8);
   }
 
   __aicore__ inline void WaitQueries(int32_t turn) {
@@ -165,11 +192,52 @@ class CoupledCore {
     const int32_t flag = static_cast<int32_t>(2 + keyTurn_);
     const uint64_t at = step.batch * t.kBatchStride + step.kvHead * t.kHeadStride +
                         static_cast<uint64_t>(step.begin) * t.kRowStride;
+    if (ShortKeys()) {
+      WaitFlag<HardEvent::MTE3_MTE2>(kKeyStagingFlag);
+      MatrixToL1(keyStaging_.template Get<T>(), key_[at], step.count, t.depth, t.kRowStride);
+      SetFlag<HardEvent::MTE2_V>(kKeyStagingFlag);
+      return;
+    }
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
     MatrixToL1(keys_.template Get<T>()[keyTurn_ * kPanel * t.depthPad], key_[at], step.count,
                t.depth, t.kRowStride);
     SetFlag<HardEvent::MTE2_MTE1>(flag);
     keyTurn_ ^= 1;
+  }
+
+  // Short keys go by UB, where what is not theirs becomes zero: another row's NaN or infinity would
+  // survive the zeros of the queries.
+  __aicore__ inline void PassKeys(const Step& step) {
+    if (!ShortKeys()) return;
+    const FlashAttentionTiling& t = *tiling_;
+    const int32_t flag = static_cast<int32_t>(4 + keyTurn_);
+    const LocalTensor<T> staging = keyStaging_.template Get<T>();
+    WaitFlag<HardEvent::MTE2_V>(kKeyStagingFlag);
+    ClearLanes(staging, step.countPad, Foreign());
+    SetFlag<HardEvent::V_MTE3>(kKeyStagingFlag);
+    WaitFlag<HardEvent::V_MTE3>(kKeyStagingFlag);
+    WaitFlag<HardEvent::MTE1_MTE3>(flag);
+    const AscendC::DataCopyParams params(1, static_cast<uint16_t>(step.countPad), 0, 0);
+    AscendC::DataCopy(keys_.template Get<T>()[keyTurn_ * kPanel * t.depthPad], staging, params);
+    SetFlag<HardEvent::MTE3_MTE2>(kKeyStagingFlag);
+    SetFlag<HardEvent::MTE3_MTE1>(flag);
+    keyTurn_ ^= 1;
+  }
+
+  __aicore__ inline void WaitKeys(uint32_t buffer) {
+    if (ShortKeys()) {
+      WaitFlag<HardEvent::MTE3_MTE1>(static_cast<int32_t>(4 + buffer));
+    } else {
+      WaitFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(2 + buffer));
+    }
+  }
+
+  __aicore__ inline void FreeKeys(uint32_t buffer) {
+    if (ShortKeys()) {
+      SetFlag<HardEvent::MTE1_MTE3>(static_cast<int32_t>(4 + buffer));
+    } else {
+      SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(2 + buffer));
+    }
   }
 
   __aicore__ inline void LoadValues(const Step& step) {
@@ -193,9 +261,8 @@ class CoupledCore {
     const int32_t turn = static_cast<int32_t>(step.turn % 2);
     const LocalTensor<T> queries = Queries(step);
     if (step.first) WaitQueries(turn);
-    const int32_t flag = static_cast<int32_t>(2 + scoreTurn_);
     const LocalTensor<T> keys = keys_.template Get<T>()[scoreTurn_ * kPanel * t.depthPad];
-    WaitFlag<HardEvent::MTE2_MTE1>(flag);
+    WaitKeys(scoreTurn_);
     const int32_t result = static_cast<int32_t>(scoreTurn_);
     WaitFlag<HardEvent::V_M>(result);
     for (uint32_t first = 0; first < t.depthPad; first += kDepthPart) {
@@ -207,7 +274,7 @@ class CoupledCore {
       cube_.Multiply(Result(result), step.rowsPad, step.countPad, depth, first == 0);
       cube_.Release();
     }
-    SetFlag<HardEvent::MTE1_MTE2>(flag);
+    FreeKeys(scoreTurn_);
     SetFlag<HardEvent::M_V>(result);
     if (step.last) FreeQueries(turn);
     scoreTurn_ ^= 1;
@@ -302,7 +369,7 @@ class CoupledCore {
   TBuf<TPosition::A1> queries_, operands_;
   TBuf<TPosition::B1> keys_, values_;
   TBuf<TPosition::CO1> results_;
-  TBuf<TPosition::VECCALC> scores_, parts_, staging_;
+  TBuf<TPosition::VECCALC> scores_, parts_, staging_, keyStaging_;
   TQue<TPosition::VECOUT, 1> probs_;
   Softmax<T> softmax_;
   Output<T> output_;

@@ -22,12 +22,34 @@ class Output {
     pipe->InitBuffer(wide_, tiling->chunkRows * 64);
     pipe->InitBuffer(rows_, 1, tiling->chunkRows * tiling->valuePad * sizeof(T));
     output_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.output));
+    if (tiling->taskRun) pipe->InitBuffer(edge_, kFractal * sizeof(T));
     if (tiling->lse) {
       pipe->InitBuffer(logs_, coreRows * 32);
       pipe->InitBuffer(lines_, 1, coreRows * sizeof(float));
       lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(in.lse));
     }
   }
+
+#if !OMFUSE_FA_SPLIT
+  // The range of the output that this core alone writes, cleared for additions.
+  __aicore__ inline void Own(uint64_t begin, uint64_t end) {
+    end_ = end;
+    LocalTensor<T> zeros = rows_.template AllocTensor<T>();
+    const uint32_t most = tiling_->chunkRows * tiling_->valuePad;
+    AscendC::Duplicate(zeros, static_cast<T>(0.0f), static_cast<int32_t>(most));
+    rows_.EnQue(zeros);
+    zeros = rows_.template DeQue<T>();
+    while (end - begin >= kFractal) {
+      const uint32_t some = static_cast<uint32_t>(Least(most, static_cast<int64_t>(end - begin))) /
+                            kFractal * kFractal;
+      AscendC::DataCopy(output_[begin], zeros, some);
+      begin += some;
+    }
+    if (begin < end) AscendC::DataCopy(output_[end - kFractal], zeros, kFractal);
+    rows_.FreeTensor(zeros);
+    PipeBarrier<PIPE_MTE3>();  // additions come after
+  }
+#endif
 
   // Nothing yet, or the sink: a sum of exp(sink - m) = 1 without a value.
   __aicore__ inline void Start(const Step& step) {
@@ -115,6 +137,15 @@ class Output {
       AscendC::Cast(plain[j * kFractal], Column(j, row), kNarrow, lanes,
                     static_cast<uint8_t>(rows / 4), params);
     }
+#if !OMFUSE_FA_SPLIT
+    if (!tiling_->taskRun) return;
+    // Rows are added to their block and what follows in it.
+    Barrier();
+    const uint64_t rest = 0xFFFFull & ~((1ull << tiling_->valueDepth) - 1);
+    const uint64_t four = rest | (rest << 16) | (rest << 32) | (rest << 48);
+    uint64_t mask[2] = {four, four};
+    AscendC::Duplicate(plain, static_cast<T>(0.0f), mask, static_cast<uint8_t>(rows / 8), 1, 8);
+#endif
   }
 
   // `first`: row in the unit. Packed rows of several heads are written head by head.
@@ -132,41 +163,88 @@ class Output {
       }
       const uint64_t at = step.batch * t.oBatchStride + head * t.oHeadStride +
                           static_cast<uint64_t>(query) * t.oRowStride;
-      StoreRows(output_[at], plain[done * t.valuePad], some);
+      StoreRows(at, plain[done * t.valuePad], some);
       done += some;
     }
   }
 
-  __aicore__ inline void StoreRows(const GlobalTensor<T>& to, const LocalTensor<T>& from,
-                                   uint32_t rows) {
+  // To element `at` of the output.
+  __aicore__ inline void StoreRows(uint64_t at, const LocalTensor<T>& from, uint32_t rows) {
     const FlashAttentionTiling& t = *tiling_;
 #if OMFUSE_FA_SPLIT
     const uint32_t bytes = t.valueDepth * static_cast<uint32_t>(sizeof(T));
     const AscendC::DataCopyExtParams params(
         static_cast<uint16_t>(rows), bytes, 0,
         (t.oRowStride - t.valueDepth) * static_cast<uint32_t>(sizeof(T)), 0);
-    AscendC::DataCopyPad(to, from, params);
+    AscendC::DataCopyPad(output_[at], from, params);
 #else
-    const uint32_t whole = t.valueDepth / kFractal;
-    if (t.valueDepth % kFractal == 0 && t.oRowStride % kFractal == 0) {
-      const AscendC::DataCopyParams params(
-          static_cast<uint16_t>(rows), static_cast<uint16_t>(whole), 0,
-          static_cast<uint16_t>((t.oRowStride - t.valueDepth) / kFractal));
-      AscendC::DataCopy(to, from, params);
+    if (t.taskRun) {
+      AddRows(at, from, rows);
       return;
     }
     // The last block of a row holds its last 16 elements (see fa_copy_in.h), so that whole blocks
     // end exactly at the row's end.
-    for (uint32_t row = 0; row < rows; ++row) {
-      const GlobalTensor<T> line = to[static_cast<uint64_t>(row) * t.oRowStride];
-      AscendC::DataCopy(line, from[row * t.valuePad], whole * kFractal);
-      if (t.valueDepth % kFractal) {
-        AscendC::DataCopy(line[t.valueDepth - kFractal], from[row * t.valuePad + whole * kFractal],
-                          kFractal);
-      }
+    const uint32_t whole = t.valueDepth / kFractal;
+    StoreBlocks(at, from, rows, whole);
+    if (t.valueDepth % kFractal) {
+      StoreBlocks(at + t.valueDepth - kFractal, from[whole * kFractal], rows, 1);
     }
 #endif
   }
+
+#if !OMFUSE_FA_SPLIT
+  // `blocks` blocks of each row, the rows that begin alike in a block together.
+  __aicore__ inline void StoreBlocks(uint64_t at, const LocalTensor<T>& from, uint32_t rows,
+                                     uint32_t blocks) {
+    const FlashAttentionTiling& t = *tiling_;
+    const uint32_t cycle = BlockCycle(t.oRowStride, rows);
+    const uint64_t step = cycle * static_cast<uint64_t>(t.oRowStride) / kFractal;
+    for (uint32_t row = 0; row < Smaller(cycle, rows); ++row) {
+      const AscendC::DataCopyParams params(
+          static_cast<uint16_t>(CeilDiv(rows - row, cycle)), static_cast<uint16_t>(blocks),
+          static_cast<uint16_t>(cycle * t.valuePad / kFractal - blocks),
+          static_cast<uint16_t>(step - blocks));
+      AscendC::DataCopy(output_[at + static_cast<uint64_t>(row) * t.oRowStride],
+                        from[row * t.valuePad], params);
+    }
+  }
+
+  // Rows shorter than a block: each is added, with the zeros that follow it in its block, to an
+  // output that was cleared, so rows may go in any order.
+  __aicore__ inline void AddRows(uint64_t at, const LocalTensor<T>& from, uint32_t rows) {
+    const FlashAttentionTiling& t = *tiling_;
+    uint32_t inside = 0;  // rows whose block lies in this core's range
+    if (at + kFractal <= end_) {
+      inside = static_cast<uint32_t>(
+          Least(rows, static_cast<int64_t>((end_ - kFractal - at) / t.oRowStride + 1)));
+    }
+    AscendC::SetAtomicAdd<T>();
+    if (inside) StoreBlocks(at, from, inside, 1);
+    for (uint32_t row = inside; row < rows; ++row) {
+      AddLastRow(at + static_cast<uint64_t>(row) * t.oRowStride, from[row * kFractal]);
+    }
+    AscendC::SetAtomicNone();
+  }
+
+  // A row in the last block of the range: the scalar unit moves it to its place there.
+  __aicore__ inline void AddLastRow(uint64_t at, const LocalTensor<T>& row) {
+    const uint32_t place = static_cast<uint32_t>(at + kFractal - end_);
+    const LocalTensor<T> block = edge_.template Get<T>();
+    const LocalTensor<uint16_t> to = block.template ReinterpretCast<uint16_t>();
+    const LocalTensor<uint16_t> from = row.template ReinterpretCast<uint16_t>();
+    SetFlag<HardEvent::V_S>(EVENT_ID0);
+    WaitFlag<HardEvent::V_S>(EVENT_ID0);
+    for (uint32_t i = 0; i < kFractal; ++i) {
+      const bool mine = i >= place && i < place + tiling_->valueDepth;
+      to.SetValue(i, mine ? from.GetValue(i - place) : static_cast<uint16_t>(0));
+    }
+    SetFlag<HardEvent::S_MTE3>(EVENT_ID0);
+    WaitFlag<HardEvent::S_MTE3>(EVENT_ID0);
+    AscendC::DataCopy(output_[end_ - kFractal], block, kFractal);
+    SetFlag<HardEvent::MTE3_S>(EVENT_ID0);
+    WaitFlag<HardEvent::MTE3_S>(EVENT_ID0);
+  }
+#endif
 
   // max + ln(sum), one float a row.
   __aicore__ inline void WriteLse(const Step& step, const LocalTensor<float>& max,
@@ -209,9 +287,10 @@ class Output {
 
   const FlashAttentionTiling* tiling_;
   uint32_t coreRows_;
+  uint64_t end_ = 0;  // of the range that this core owns, if it does
   GlobalTensor<T> output_;
   GlobalTensor<float> lse_;
-  TBuf<TPosition::VECCALC> sums_, wide_, logs_;
+  TBuf<TPosition::VECCALC> sums_, wide_, logs_, edge_;
   TQue<TPosition::VECOUT, 1> rows_, lines_;
 };
 

@@ -24,14 +24,22 @@ struct Step {
   bool first, last;                 // step of its task
 };
 
-// Rows, heads and part of the task `index`.
+// Rows, heads and part of the task `index`. Where cores own ranges of the output, tasks are in the
+// order of the output, which may have the heads of a row side by side.
 __aicore__ inline void Describe(const FlashAttentionTiling& t, uint32_t index, Step* task) {
   task->part = index % t.splits;
   index /= t.splits;
-  task->block = index % t.rowBlocks;
-  index /= t.rowBlocks;
-  task->unit = index % t.unitHeads;
-  task->batch = index / t.unitHeads;
+  if (t.taskRun && t.oRowStride > t.valueDepth) {
+    task->unit = index % t.unitHeads;
+    index /= t.unitHeads;
+    task->block = index % t.rowBlocks;
+    task->batch = index / t.rowBlocks;
+  } else {
+    task->block = index % t.rowBlocks;
+    index /= t.rowBlocks;
+    task->unit = index % t.unitHeads;
+    task->batch = index / t.unitHeads;
+  }
   task->kvHead = t.packed ? task->unit : task->unit / t.group;
   task->firstRow = task->block * t.blockRows;
   task->rows = Smaller(t.blockRows, t.unitRows - task->firstRow);
@@ -41,6 +49,21 @@ __aicore__ inline void Describe(const FlashAttentionTiling& t, uint32_t index, S
 // Number of a task with all its parts.
 __aicore__ inline uint32_t WholeTask(const FlashAttentionTiling& t, const Step& task) {
   return (task.batch * t.unitHeads + task.unit) * t.rowBlocks + task.block;
+}
+
+// Where cores own ranges of the output: the first task of a core, which is the end of the one
+// before, and the first element of a task in the output.
+__aicore__ inline uint32_t FirstTask(const FlashAttentionTiling& t, uint32_t core) {
+  const uint64_t runs = t.tasks / t.taskRun;
+  return static_cast<uint32_t>(core * runs / t.cores) * t.taskRun;
+}
+__aicore__ inline uint64_t FirstElement(const FlashAttentionTiling& t, uint32_t task) {
+  if (task == t.tasks) return t.batch * t.oBatchStride;
+  Step step;
+  Describe(t, task, &step);
+  const uint64_t head = t.packed ? step.unit * t.group : step.unit;
+  return step.batch * t.oBatchStride + head * t.oHeadStride +
+         static_cast<uint64_t>(step.firstRow) * t.oRowStride;
 }
 
 class StepWalker {
@@ -79,10 +102,13 @@ class StepWalker {
   __aicore__ inline bool OpenTask() {
     const FlashAttentionTiling& t = *tiling_;
     const uint64_t base = static_cast<uint64_t>(round_) * t.cores;
-    const uint64_t index = base + (round_ % 2 ? t.cores - 1 - core_ : core_);
-    // A short last round may leave this core out, but never the ones before it.
-    if (base >= t.tasks) return false;
-    if (index >= t.tasks) return false;
+    uint64_t index = base + (round_ % 2 ? t.cores - 1 - core_ : core_);
+    uint64_t end = t.tasks;  // a short last round may leave this core out
+    if (t.taskRun) {
+      index = FirstTask(t, core_) + round_;
+      end = FirstTask(t, core_ + 1);
+    }
+    if (index >= end) return false;
     Describe(t, static_cast<uint32_t>(index), &task_);
     task_.turn = round_;
     SetKeys();

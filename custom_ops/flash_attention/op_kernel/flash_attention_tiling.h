@@ -58,7 +58,9 @@ struct FlashAttentionTiling {
   uint32_t alternate;     // 1: score and output panels alternate, each with its own L0C
   uint32_t biasPerRow;    // 1: the tensor has one value for all keys of a row
   uint32_t maskPerRow;
-  uint32_t reserved;
+  // Tasks that one core takes together, 0 = tasks go round the cores. Where rows of the output are
+  // shorter than a block that can be written, a core owns a range of the output with all its tasks.
+  uint32_t taskRun;
 };
 
 static_assert(sizeof(FlashAttentionTiling) % 8 == 0, "the kernel reads whole words");

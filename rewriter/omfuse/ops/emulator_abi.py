@@ -150,5 +150,5 @@ class Tiling(Structure):
         ("alternate", U32),
         ("biasPerRow", U32),
         ("maskPerRow", U32),
-        ("reserved", U32),
+        ("taskRun", U32),
     ]

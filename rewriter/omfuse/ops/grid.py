@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from omfuse.fuse.contract import FlashAttentionAttrs
 
 Array = NDArray[Any]
-DEPTHS = (40, 59, 64, 72, 80, 96, 111, 128, 160, 256)
+DEPTHS = (1, 8, 40, 59, 64, 72, 80, 96, 111, 128, 160, 256)
 LENGTHS = ((1, 1), (1, 17), (17, 17), (113, 203), (128, 128), (1023, 1024), (1024, 77))
 LONG = (4096, 4096)
 HEADS = ((4, 4), (8, 2), (4, 1))
