@@ -127,6 +127,11 @@ void Work(void* user, size_t) {
   }
 }
 
+size_t Processors() {  // asked for once: the answer comes from files of the system
+  static const size_t count = std::max(1u, std::thread::hardware_concurrency());
+  return count;
+}
+
 Status* Compute(void* self, void* context) {
   const Node& node = *static_cast<Node*>(self);
   const Api& api = node.api;
@@ -192,8 +197,7 @@ Status* Compute(void* self, void* context) {
   share.problem = &p;
   share.kernel = &BestKernel();
   share.total = share.kernel->tasks(p);
-  const size_t threads = std::min<size_t>(static_cast<size_t>(share.total),
-                                          std::max(1u, std::thread::hardware_concurrency()));
+  const size_t threads = std::min(static_cast<size_t>(share.total), Processors());
   // Work that is done before a second thread wakes up is done alone.
   if (threads == 1 || p.batch * p.heads * p.q_len * p.kv_len * (p.depth + p.v_depth) < 1 << 18) {
     Work(&share, 0);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 
@@ -13,7 +14,7 @@ namespace omfuse {
 namespace {
 
 constexpr int kKeys = 64;  // keys a block: K, V, S and O of a block stay in the first caches
-static_assert(kKeys % Vec::kWidth == 0, "blocks of terms are transposed whole");
+static_assert(kKeys % Vec::kWidth == 0, "blocks are made of whole vectors");
 
 // Calls f(start) for pieces of kWidth that cover [0, count); the last one may overlap.
 // False when count is less than one piece.
@@ -100,28 +101,53 @@ const float* FloatRows(const View& view, Type type, int64_t offset, int64_t keys
   return buffer;
 }
 
-// Writes bias + mask of one row as line[key]; false when it keeps none of the keys.
+// The term of one score, bias + mask; the places are those of its row.
+float Term(const Problem& p, int64_t bias_at, int64_t mask_at, int64_t key) {
+  mask_at += key * p.mask.stride[3];
+  if (p.mask.data && !static_cast<const uint8_t*>(p.mask.data)[mask_at]) return -INFINITY;
+  return p.bias.data ? Load(p.bias.data, bias_at + key * p.bias.stride[3], p.type) : 0.0f;
+}
+
+// The terms of kWidth keys.  Rows of a block lie pages apart, where the processor does not fetch
+// ahead by itself, so the place of the next block is named here.
+inline __attribute__((always_inline)) Vec Terms(const Problem& p, int64_t bias_at, int64_t mask_at,
+                                                int64_t key) {
+  Vec term = Vec::Set(0);
+  if (p.bias.data && p.bias.stride[3]) {
+    term = LoadVec(p.bias.data, bias_at + key, p.type);
+    const int64_t size = p.type == Type::kFloat32 ? 4 : 2;
+    __builtin_prefetch(static_cast<const char*>(p.bias.data) + (bias_at + key + kKeys) * size, 0,
+                       2);
+  } else if (p.bias.data) {
+    term = Vec::Set(Load(p.bias.data, bias_at, p.type));
+  }
+  if (!p.mask.data) return term;
+  const auto* keep = static_cast<const uint8_t*>(p.mask.data) + mask_at;
+  if (p.mask.stride[3]) {
+    __builtin_prefetch(keep + key + kKeys, 0, 2);
+    return Vec::KeepWhere(term, keep + key);
+  }
+  return *keep ? term : Vec::Set(-INFINITY);
+}
+
+// 1 in lanes whose term is not -inf (NaN is not), `seen` in the others.
+Vec Kept(Vec term, Vec seen) { return Vec::IfLess(term, Vec::Set(-FLT_MAX), seen, Vec::Set(1)); }
+
+// Writes the terms of one row as line[key]; false when it keeps none of the keys.
 bool TermRow(const Problem& p, int64_t bias_at, int64_t mask_at, int64_t key, int keys,
              float* line) {
-  if (p.bias.data && p.bias.stride[3] == 1) {
-    const bool whole = ForPieces(
-        keys, [&](int64_t j) { LoadVec(p.bias.data, bias_at + key + j, p.type).Store(line + j); });
-    for (int j = 0; !whole && j < keys; ++j) line[j] = Load(p.bias.data, bias_at + key + j, p.type);
-  } else {
-    const float same = p.bias.data ? Load(p.bias.data, bias_at, p.type) : 0.0f;
-    for (int j = 0; j < keys; ++j) line[j] = same;
+  Vec seen = Vec::Set(0);
+  bool kept = false;
+  const bool whole = ForPieces(keys, [&](int64_t j) {
+    const Vec term = Terms(p, bias_at, mask_at, key + j);
+    term.Store(line + j);
+    seen = Kept(term, seen);
+  });
+  for (int j = 0; !whole && j < keys; ++j) {
+    line[j] = Term(p, bias_at, mask_at, key + j);
+    kept |= line[j] != -INFINITY;
   }
-  if (p.mask.data) {
-    const auto* keep = static_cast<const uint8_t*>(p.mask.data) + mask_at;
-    if (p.mask.stride[3] == 1) {
-      for (int j = 0; j < keys; ++j) line[j] = keep[key + j] ? line[j] : -INFINITY;
-    } else if (!*keep) {
-      for (int j = 0; j < keys; ++j) line[j] = -INFINITY;
-    }
-  }
-  int kept = 0;
-  for (int j = 0; j < keys; ++j) kept |= line[j] != -INFINITY;
-  return kept != 0;
+  return kept || LargestLane(seen, 0) > 0;
 }
 
 // Where bias and mask of each lane begin; `same` when all lanes share them.
@@ -142,25 +168,32 @@ TermPlaces FindTerms(const Problem& p, const Rows& rows, int64_t b, int lanes) {
 }
 
 // Writes bias + mask of a block as terms[key][lane], or as terms[key] when all lanes share them;
-// false when no lane keeps any of its keys.  `lines` holds kWidth * kKeys floats.
+// false when no lane keeps any of its keys.
 template <int N>
-bool FillTerms(const Problem& p, const TermPlaces& places, int64_t key, int keys, float* lines,
-               float* terms) {
+bool FillTerms(const Problem& p, const TermPlaces& places, int64_t key, int keys, float* terms) {
   constexpr int lanes = N * Vec::kWidth;
   if (places.same) return TermRow(p, places.bias[0], places.mask[0], key, keys, terms);
+  Vec seen = Vec::Set(0);
   bool kept = false;
   for (int n = 0; n < lanes; n += Vec::kWidth) {
-    for (int i = 0; i < Vec::kWidth; ++i) {
-      kept |= TermRow(p, places.bias[n + i], places.mask[n + i], key, keys, lines + i * kKeys);
-    }
-    for (int j = 0; j < keys; j += Vec::kWidth) {  // numbers past the last key are never used
+    const int64_t *bias = places.bias + n, *mask = places.mask + n;
+    const bool whole = ForPieces(keys, [&](int64_t j) {
       Vec t[Vec::kWidth];
-      for (int i = 0; i < Vec::kWidth; ++i) t[i] = Vec::Load(lines + i * kKeys + j);
+      for (int i = 0; i < Vec::kWidth; ++i) {
+        t[i] = Terms(p, bias[i], mask[i], key + j);
+        seen = Kept(t[i], seen);
+      }
       Transpose(t);
       for (int i = 0; i < Vec::kWidth; ++i) t[i].Store(terms + (j + i) * lanes + n);
+    });
+    for (int x = 0; !whole && x < keys * Vec::kWidth; ++x) {
+      const int j = x / Vec::kWidth, i = x % Vec::kWidth;
+      const float term = Term(p, bias[i], mask[i], key + j);
+      terms[j * lanes + n + i] = term;
+      kept |= term != -INFINITY;
     }
   }
-  return kept;
+  return kept || LargestLane(seen, 0) > 0;
 }
 
 }  // namespace

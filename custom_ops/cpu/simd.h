@@ -4,6 +4,7 @@
 // MulAdd(a, b, c)      a * b + c
 // Max(a, b)            the second operand where the first is NaN
 // KeepBetween          x where low <= k <= high, -inf elsewhere
+// KeepWhere(x, bytes)  x where the byte of a lane is not 0, -inf elsewhere
 // IfLess(a, b, y, n)   y where a < b, n elsewhere
 // Exp2NonPositive(x)   2^x for x <= 0: exactly 0 below 2^-126 and for -inf, NaN for NaN; rounds x
 //                      to n, evaluates a polynomial in x - n and multiplies by 2^n

@@ -30,6 +30,12 @@ struct Vec {
                                       _mm256_cmp_ps(k.v, high.v, _CMP_LE_OQ));
     return {_mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x.v, keep)};
   }
+  static Vec KeepWhere(Vec x, const uint8_t* keep) {
+    const __m256i bytes =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(keep)));
+    const __m256i gone = _mm256_cmpeq_epi32(bytes, _mm256_setzero_si256());
+    return {_mm256_blendv_ps(x.v, _mm256_set1_ps(-INFINITY), _mm256_castsi256_ps(gone))};
+  }
   static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
     return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
   }

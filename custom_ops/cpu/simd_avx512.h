@@ -32,6 +32,11 @@ struct Vec {
         _mm512_cmp_ps_mask(k.v, low.v, _CMP_GE_OQ) & _mm512_cmp_ps_mask(k.v, high.v, _CMP_LE_OQ);
     return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(-INFINITY), x.v)};
   }
+  static Vec KeepWhere(Vec x, const uint8_t* keep) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(keep));
+    const __mmask16 kept = _mm_test_epi8_mask(bytes, bytes);
+    return {_mm512_mask_blend_ps(kept, _mm512_set1_ps(-INFINITY), x.v)};
+  }
   // yes where a < b, no elsewhere.
   static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};

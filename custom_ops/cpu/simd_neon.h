@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "exp2.h"
 
@@ -28,6 +29,13 @@ struct Vec {
   static Vec KeepBetween(Vec x, Vec k, Vec low, Vec high) {
     const uint32x4_t keep = vandq_u32(vcgeq_f32(k.v, low.v), vcleq_f32(k.v, high.v));
     return {vbslq_f32(keep, x.v, vdupq_n_f32(-INFINITY))};
+  }
+  static Vec KeepWhere(Vec x, const uint8_t* keep) {
+    uint32_t four;
+    std::memcpy(&four, keep, sizeof four);
+    const uint16x8_t pairs = vmovl_u8(vcreate_u8(four));
+    const uint32x4_t bytes = vmovl_u16(vget_low_u16(pairs));
+    return {vbslq_f32(vtstq_u32(bytes, bytes), x.v, vdupq_n_f32(-INFINITY))};
   }
   static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
     return {vbslq_f32(vcltq_f32(a.v, b.v), yes.v, no.v)};

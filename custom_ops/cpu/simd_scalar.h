@@ -54,6 +54,9 @@ struct Vec {
     return Each(
         [&](int i) { return k.v[i] >= low.v[i] && k.v[i] <= high.v[i] ? x.v[i] : -INFINITY; });
   }
+  static Vec KeepWhere(Vec x, const uint8_t* keep) {
+    return Each([&](int i) { return keep[i] ? x.v[i] : -INFINITY; });
+  }
   static Vec IfLess(Vec a, Vec b, Vec yes, Vec no) {
     return Each([&](int i) { return a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; });
   }

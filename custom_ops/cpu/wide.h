@@ -87,7 +87,7 @@ void Softmax(int keys, float* scores, float* top, float* total, float* alpha) {
 
 size_t WideScratch(const Problem& p) {
   return static_cast<size_t>(kLanes) * (p.depth + p.v_depth + 2 * kKeys + 3) +
-         static_cast<size_t>(kKeys) * (p.depth + p.v_depth + 3 * Vec::kWidth);
+         static_cast<size_t>(kKeys) * (p.depth + p.v_depth + 2 * Vec::kWidth);
 }
 
 template <int N>
@@ -100,8 +100,7 @@ void RunWide(const Problem& p, const Task& task, const Rows& rows, int count, fl
   float* top = terms + lanes * kKeys;
   float* total = top + lanes;
   float* alpha = total + lanes;
-  float* lines = alpha + lanes;
-  float* k_buffer = lines + kKeys * Vec::kWidth;
+  float* k_buffer = alpha + lanes;
   float* v_buffer = k_buffer + kKeys * (p.depth + Vec::kWidth);
   for (int i = 0; i < lanes; ++i) {
     top[i] = p.sink ? Load(p.sink, rows.head[i], p.type) : -INFINITY;
@@ -114,7 +113,7 @@ void RunWide(const Problem& p, const Task& task, const Rows& rows, int count, fl
   if (tensors) places = FindTerms(p, rows, task.batch, lanes);
   for (int64_t key = rows.first_key; key < rows.end_key; key += kKeys) {
     const int keys = static_cast<int>(std::min<int64_t>(kKeys, rows.end_key - key));
-    if (tensors && !FillTerms<N>(p, places, key, keys, lines, terms)) continue;
+    if (tensors && !FillTerms<N>(p, places, key, keys, terms)) continue;
     int64_t stride;
     const float* k = FloatRows(p.key, p.type, task.k_base + key * p.key.stride[2], keys, p.depth,
                                false, k_buffer, &stride);

@@ -82,6 +82,7 @@ class Engine:
         self._session = self._open(payload, options, folder)
         self.inputs = tensors.describe(self._session.get_inputs())
         self.outputs = tensors.describe(self._session.get_outputs())
+        self._output_names = [info.name for info in self.outputs]
         self._optional = frozenset(arg.name for arg in self._session.get_overridable_initializers())
         args = (*self._session.get_inputs(), *self._session.get_outputs())
         self._numpy_speaks_all = all(arg.type != tensors.BFLOAT16 for arg in args)
@@ -109,7 +110,7 @@ class Engine:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once."""
         tensors.check_feeds(self.inputs, self._optional, feeds)
-        names = [info.name for info in self.outputs]
+        names = self._output_names
         try:
             if self._numpy_speaks_all:
                 values = self._session.run(names, {k: np.asarray(v) for k, v in feeds.items()})
