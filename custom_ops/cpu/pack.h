@@ -153,7 +153,7 @@ bool TermRow(const Problem& p, int64_t bias_at, int64_t mask_at, int64_t key, in
 // Where bias and mask of each lane begin; `same` when all lanes share them.
 struct TermPlaces {
   int64_t bias[kLanes], mask[kLanes];
-  bool same;
+  bool same = false;
 };
 
 TermPlaces FindTerms(const Problem& p, const Rows& rows, int64_t b, int lanes) {
