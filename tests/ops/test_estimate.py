@@ -165,6 +165,7 @@ def test_bad_requests() -> None:
         (("Ascend310P3", shape), {"dtype": "bfloat16"}, "bad-dtype"),
         (("Ascend910B3", shape), {"dtype": "float64"}, "bad-dtype"),
         (("Ascend910B3", shape), {"mask": "some"}, "bad-mask"),
+        (("Ascend910B3", shape), {"inner_precision": "bf16"}, "bad-precision"),
     ):
         with pytest.raises(UsageError) as caught:
             estimate(*arguments, **options)  # type: ignore[arg-type]

@@ -102,6 +102,16 @@ SPLIT_ONLY = [
     ),
     Case("split-lengths", q_len=1, kv_len=3000, depth=40, lengths=(1200,), lse=True),
     Case("split-empty", q_len=1, kv_len=3000, lengths=(0,), attrs={"masked_rows": "zero"}),
+    *(
+        Case(f"half-scores-{name}", attrs={"inner_precision": "fp16", **attrs}, **more)
+        for name, attrs, more in (
+            ("steps", {}, {"q_len": 130, "kv_len": 1100, "depth": 128}),
+            ("deep", {"causal": "bottom_right"}, {"kv_len": 600, "depth": 256}),
+            ("mask", {}, {"depth": 59, "mask": (1, 1, 33, 77)}),
+            ("split", {}, {"heads": 8, "kv_heads": 2, "q_len": 1, "kv_len": 2500}),
+            ("cap", {"softcap": 5.0}, {"scale": 1.0}),
+        )
+    ),
     Case("split-uniform", q_len=1, kv_len=3000, lengths=(9,), attrs={"masked_rows": "uniform"}),
 ]
 
@@ -126,6 +136,34 @@ def test_fast_and_checked_runs_agree_bit_for_bit() -> None:
         assert fast.output is not None
         assert checked.output is not None
         assert fast.output.tobytes() == checked.output.tobytes()
+
+
+def test_half_scores_are_rounded_where_they_leave_the_cube() -> None:
+    case = Case("inner", heads=1, kv_heads=1, q_len=16, kv_len=256, depth=64, scale=1.0)
+    attrs, arrays = operands(case)
+    half = dataclasses.replace(attrs, inner_precision="fp16")
+    # Scores that are integers below 2048 are exact in fp16: the same bits both ways.
+    rng = np.random.default_rng(3)
+    small = {**arrays, "query": rng.integers(-3, 4, arrays["query"].shape).astype(np.float16),
+             "key": rng.integers(-3, 4, arrays["key"].shape).astype(np.float16)}  # fmt: skip
+    for values, same in ((small, True), (arrays, False)):
+        wide = emulator.run(attrs, **values)
+        narrow = emulator.run(half, **values)
+        assert wide.output is not None
+        assert narrow.output is not None
+        assert (wide.output.tobytes() == narrow.output.tobytes()) == same
+        assert narrow.counters.workspace_read < wide.counters.workspace_read
+
+
+@pytest.mark.parametrize(("arch", "dtype"), [("310p", np.float16), ("910b", BF16)])
+def test_scores_stay_fp32_where_fp16_is_no_gain(arch: str, dtype: type) -> None:
+    attrs, arrays = operands(Case("inner", dtype=dtype))
+    half = dataclasses.replace(attrs, inner_precision="fp16")
+    wide = emulator.run(attrs, **arrays, arch=arch).output
+    narrow = emulator.run(half, **arrays, arch=arch).output
+    assert wide is not None
+    assert narrow is not None
+    assert wide.tobytes() == narrow.tobytes()
 
 
 def test_fp32_goes_through_fp16_as_atc_casts_it() -> None:

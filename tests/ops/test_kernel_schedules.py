@@ -15,6 +15,8 @@ CASES = [
     Case("many-tasks", batch=3, heads=4, kv_heads=4, q_len=3, kv_len=77, depth=160,
          bias=(1, 4, 3, 77)),
     Case("short-rows", batch=2, heads=3, kv_heads=3, q_len=33, kv_len=300, depth=5, layout="BSH"),
+    Case("half-scores", heads=1, kv_heads=1, q_len=70, kv_len=1300, depth=32,
+         attrs={"inner_precision": "fp16"}),
     Case("split", heads=1, kv_heads=1, q_len=1, kv_len=2100, depth=32),
 ]  # fmt: skip
 

@@ -124,14 +124,18 @@ bool MayMaskWholeRows(const Problem& p) {
 // Columns of a result part: the value depth, and 16 that hold the row sums.
 uint32_t PartColumns(const FlashAttentionTiling& t) { return t.valuePad + 16; }
 
+// Bytes of a score between cube and vector cores.
+uint32_t ScoreBytes(const FlashAttentionTiling& t) { return t.innerHalf ? 2 : 4; }
+
 // UB that the kernel's buffers take; mirrors the InitBuffer calls of op_kernel.
 uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   const uint64_t coreRows = split ? t.blockRows / 2 : t.blockRows;
   const uint64_t cells = static_cast<uint64_t>(t.groupRows) * t.stepColumns;
   const uint64_t maskCells = static_cast<uint64_t>(t.groupRows) * RoundUp(t.stepColumns, 32);
   uint64_t bytes = 0;
-  bytes += (split ? 3 : 1) * cells * 4;  // scores; on split chips parts too
-  bytes += cells * 2;                    // probabilities
+  if (split) bytes += 3 * cells * ScoreBytes(t);  // scores and parts on their way
+  if (!split || t.innerHalf) bytes += cells * 4;  // scores at work
+  bytes += cells * 2;                             // probabilities
   if (!split) bytes += static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
   if (!split && t.depth < 16) bytes += kPanel * t.depthPad * 2;
@@ -186,8 +190,8 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
       t->stepColumns = step;
       t->groupRows = group;
       for (t->chunkRows = 64; t->chunkRows >= 8; t->chunkRows /= 2) {
-        if (static_cast<uint64_t>(t->chunkRows) * PartColumns(*t) <=
-                static_cast<uint64_t>(group) * step &&
+        if (static_cast<uint64_t>(t->chunkRows) * PartColumns(*t) * 4 <=
+                static_cast<uint64_t>(group) * step * ScoreBytes(*t) &&
             UbBytes(*t, true) <= room) {
           return true;
         }
@@ -309,7 +313,9 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   t.sink = static_cast<uint32_t>(PresenceOf(p.sink_dtype));
   t.kvLengths = p.kv_lengths_present ? 1 : 0;
   t.lse = p.lse_present ? 1 : 0;
-  t.innerHalf = p.inner_precision ? 1 : 0;
+  // Scores lie in memory between the cores of split chips only; a range as wide as that of bfloat16
+  // does not fit in fp16.
+  t.innerHalf = p.inner_precision && chip.split && p.dtype == kFp16 ? 1 : 0;
   t.scale = p.scale;
   t.softcap = p.softcap;
   t.causal = static_cast<uint32_t>(p.causal);
@@ -334,7 +340,7 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
   if (!chip.split && t.valueDepth < 16) Own(&t);
   uint64_t workspace = 0;
   if (chip.split) {
-    t.scoresSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 4, 512);
+    t.scoresSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * ScoreBytes(t), 512);
     t.probsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * t.stepColumns * 2, 512);
     t.partsSlot = RoundUp(static_cast<uint64_t>(t.blockRows) * PartColumns(t) * 4, 512);
     t.scoresOffset = 0;

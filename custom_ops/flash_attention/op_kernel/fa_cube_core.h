@@ -272,8 +272,15 @@ class CubeCore {
       cube_.Release();
     }
     for (uint32_t block = 0; block < blocks; ++block) {
-      Store(slots_.scores[step.slot][(at + block * most) * step.rowsPad], ScoreResult(block, most),
-            step.rowsPad, Smaller(most, keys - block * most), ScoreFlag(block));
+      const uint32_t place = (at + block * most) * step.rowsPad;
+      const uint32_t columns = Smaller(most, keys - block * most);
+      if (t.innerHalf) {
+        Store<half>(slots_.halfScores[step.slot][place], ScoreResult(block, most), step.rowsPad,
+                    columns, ScoreFlag(block));
+      } else {
+        Store<float>(slots_.scores[step.slot][place], ScoreResult(block, most), step.rowsPad,
+                     columns, ScoreFlag(block));
+      }
     }
     if (!t.alternate) resultTurn_ ^= 1;
   }
@@ -332,8 +339,8 @@ class CubeCore {
   __aicore__ inline void EndParts(const Step& step) {
     for (uint32_t piece = 0; piece < pieces_; ++piece) {
       const uint32_t column = piece * pieceColumns_;
-      Store(slots_.parts[step.slot][column * step.rowsPad], PartResult(piece), step.rowsPad,
-            PieceColumns(piece), PieceFlag(piece));
+      Store<float>(slots_.parts[step.slot][column * step.rowsPad], PartResult(piece), step.rowsPad,
+                   PieceColumns(piece), PieceFlag(piece));
     }
     if (!tiling_->alternate) resultTurn_ = pieces_ > 1 ? 0 : resultTurn_ ^ 1;
     AscendC::CrossCoreSetFlag<2, PIPE_FIX>(kPartsReady);
@@ -376,16 +383,18 @@ class CubeCore {
   }
 
   // L0C to a slot, columns of 16 as they are, once the cube has raised `flag`.
-  __aicore__ inline void Store(const GlobalTensor<float>& to, const LocalTensor<float>& from,
+  template <typename U>
+  __aicore__ inline void Store(const GlobalTensor<U>& to, const LocalTensor<float>& from,
                                uint32_t rows, uint32_t columns, int32_t flag) {
     WaitFlag<HardEvent::M_FIX>(flag);
     AscendC::FixpipeParamsV220 params;
     params.nSize = static_cast<uint16_t>(columns);
     params.mSize = static_cast<uint16_t>(rows);
     params.srcStride = static_cast<uint16_t>(rows);
-    params.dstStride = rows * 2;  // blocks of 32 bytes
-    params.quantPre = QuantMode_t::NoQuant;
-    AscendC::Fixpipe<float, float, AscendC::CFG_NZ>(to, from, params);
+    params.dstStride = rows * static_cast<uint32_t>(sizeof(U)) / 2;  // blocks of 32 bytes
+    params.quantPre =
+        AscendC::IsSameType<U, half>::value ? QuantMode_t::F322F16 : QuantMode_t::NoQuant;
+    AscendC::Fixpipe<U, float, AscendC::CFG_NZ>(to, from, params);
     SetFlag<HardEvent::FIX_M>(flag);
   }
 

@@ -20,6 +20,7 @@ constexpr uint16_t kPartsReady = 2;
 template <typename T>
 struct Slots {
   GlobalTensor<float> scores[kSlots], parts[kSlots];
+  GlobalTensor<half> halfScores[kSlots];  // the same place where scores travel in fp16
   GlobalTensor<T> probs[kSlots];
 
   __aicore__ inline void Init(const FlashAttentionTiling& t, GM_ADDR workspace, uint32_t core) {
@@ -27,6 +28,8 @@ struct Slots {
     for (uint32_t i = 0; i < kSlots; ++i) {
       scores[i].SetGlobalBuffer(
           reinterpret_cast<__gm__ float*>(base + t.scoresOffset + i * t.scoresSlot));
+      halfScores[i].SetGlobalBuffer(
+          reinterpret_cast<__gm__ half*>(base + t.scoresOffset + i * t.scoresSlot));
       probs[i].SetGlobalBuffer(reinterpret_cast<__gm__ T*>(base + t.probsOffset + i * t.probsSlot));
       parts[i].SetGlobalBuffer(
           reinterpret_cast<__gm__ float*>(base + t.partsOffset + i * t.partsSlot));

@@ -45,7 +45,8 @@ class VectorCore {
     slots_.Init(*tiling, in.workspace, core);
     const uint32_t coreRows = tiling->blockRows / 2;
     const uint32_t cells = tiling->groupRows * tiling->stepColumns;
-    pipe->InitBuffer(loaded_, kAhead + 1, cells * static_cast<uint32_t>(sizeof(float)));
+    pipe->InitBuffer(loaded_, kAhead + 1, cells * (tiling->innerHalf ? 2 : 4));
+    if (tiling->innerHalf) pipe->InitBuffer(wideScores_, cells * 4);
     pipe->InitBuffer(probs_, 1, cells * static_cast<uint32_t>(sizeof(T)));
     combiner_.Init(tiling, in.workspace);
     softmax_.Init(pipe, tiling, in, coreRows);
@@ -117,13 +118,13 @@ class VectorCore {
     const uint32_t rows =
         Smaller(chunk ? tiling_->chunkRows : tiling_->groupRows, Rows(step) - row);
     const uint32_t columns = chunk ? tiling_->valuePad + kFractal : step.countPad;
-    const GlobalTensor<float>& slot = chunk ? slots_.parts[step.slot] : slots_.scores[step.slot];
-    LocalTensor<float> to = loaded_.template AllocTensor<float>();
-    const AscendC::DataCopyParams params(static_cast<uint16_t>(columns / kFractal),
-                                         static_cast<uint16_t>(rows * 2),
-                                         static_cast<uint16_t>((step.rowsPad - rows) * 2), 0);
-    AscendC::DataCopy(to, slot[(Offset(step) + row) * kFractal], params);
-    loaded_.EnQue(to);
+    if (chunk) {
+      Fetch(slots_.parts[step.slot], step, row, rows, columns);
+    } else if (tiling_->innerHalf) {
+      Fetch(slots_.halfScores[step.slot], step, row, rows, columns);
+    } else {
+      Fetch(slots_.scores[step.slot], step, row, rows, columns);
+    }
     ++flying_;
     if (chunk) {
       ahead_.chunk += rows;
@@ -133,17 +134,46 @@ class VectorCore {
     ahead_.chunkNext = !chunk;
   }
 
+  // Rows of this core from a slot, as columns of 16.
+  template <typename U>
+  __aicore__ inline void Fetch(const GlobalTensor<U>& slot, const Step& step, uint32_t row,
+                               uint32_t rows, uint32_t columns) {
+    constexpr uint32_t blocks = static_cast<uint32_t>(sizeof(U)) / 2;  // of 32 bytes, a row
+    LocalTensor<U> to = loaded_.template AllocTensor<U>();
+    const AscendC::DataCopyParams params(static_cast<uint16_t>(columns / kFractal),
+                                         static_cast<uint16_t>(rows * blocks),
+                                         static_cast<uint16_t>((step.rowsPad - rows) * blocks), 0);
+    AscendC::DataCopy(to, slot[(Offset(step) + row) * kFractal], params);
+    loaded_.EnQue(to);
+  }
+
+  // Scores of a group as they came, or widened.
+  __aicore__ inline LocalTensor<float> Scores(uint32_t cells) {
+    if (!tiling_->innerHalf) return loaded_.template DeQue<float>();
+    LocalTensor<half> narrow = loaded_.template DeQue<half>();
+    const LocalTensor<float> wide = wideScores_.Get<float>();
+    AscendC::Cast(wide, narrow, RoundMode::CAST_NONE, cells);
+    Barrier();
+    loaded_.FreeTensor(narrow);
+    --flying_;
+    return wide;
+  }
+
   __aicore__ inline void ComputeProbs(const Step& step, uint32_t row) {
     const uint32_t held = Rows(step);
     const uint32_t coreFirst = step.firstRow + Offset(step);
     if (step.first && row == 0) softmax_.Start(step, coreFirst, held);
     const uint32_t rows = Smaller(tiling_->groupRows, held - row);
-    LocalTensor<float> scores = loaded_.template DeQue<float>();
+    LocalTensor<float> scores = Scores(step.countPad * rows);
     softmax_.Process(scores, step, coreFirst, row, rows);
     LocalTensor<T> probs = probs_.template AllocTensor<T>();
     AscendC::Cast(probs, scores, kNarrow, step.countPad * rows);
-    loaded_.FreeTensor(scores);
-    --flying_;
+    if (tiling_->innerHalf) {
+      Barrier();  // the next group widens to the same place
+    } else {
+      loaded_.FreeTensor(scores);
+      --flying_;
+    }
     probs_.EnQue(probs);
     probs = probs_.template DeQue<T>();
     const AscendC::DataCopyParams params(static_cast<uint16_t>(step.countPad / kFractal),
@@ -178,6 +208,7 @@ class VectorCore {
   Slots<T> slots_;
   TQue<TPosition::VECIN, kAhead + 1> loaded_;
   TQue<TPosition::VECOUT, 1> probs_;
+  TBuf<TPosition::VECCALC> wideScores_;
   Softmax<T> softmax_;
   Output<T> output_;
   Combiner<T> combiner_;

@@ -220,6 +220,9 @@ def estimate(
         str, typer.Option(help="none; keys, a mask [B,1,1,Skv]; full, a mask [B,1,Sq,Skv].")
     ] = "none",
     dtype: Annotated[str, typer.Option(help="float16 or bfloat16.")] = "float16",
+    inner_precision: Annotated[
+        str, typer.Option(help="Scores of our kernel between cores: fp32 or fp16.")
+    ] = "fp32",
     json: _Json = False,
 ) -> None:
     """Estimate the time of one attention, fused and unfused: a model, never a measurement.
@@ -230,7 +233,13 @@ def estimate(
 
     with console.progress("counting what the kernel does"):
         found = model.estimate(
-            soc, model.parse_shape(shape), kv_heads, causal=causal, mask=mask, dtype=dtype
+            soc,
+            model.parse_shape(shape),
+            kv_heads,
+            causal=causal,
+            mask=mask,
+            dtype=dtype,
+            inner_precision=inner_precision,
         )
     if json:
         console.print_json({"schema": "omfuse.op-estimate/1", **found.as_dict()})

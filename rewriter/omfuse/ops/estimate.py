@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omfuse.errors import OmfuseError, UsageError
-from omfuse.fuse.contract import CAUSAL
+from omfuse.fuse.contract import CAUSAL, INNER_PRECISION
 from omfuse.ops.chain import CHAINS, Case, chain_time
 from omfuse.ops.chip import MACS_PER_CYCLE, Chip, load_chip
 from omfuse.ops.fused_model import LEVELS, fused_time
@@ -111,6 +111,7 @@ def estimate(
     causal: bool = False,
     mask: str = "none",
     dtype: str = "float16",
+    inner_precision: str = "fp32",
 ) -> Estimate:
     """Estimate one attention.
 
@@ -122,10 +123,12 @@ def estimate(
         mask: ``none``; ``keys``, a boolean mask ``[B, 1, 1, Skv]``; or ``full``, one
             ``[B, 1, Sq, Skv]``.
         dtype: ``float16`` or ``bfloat16``; both cost the same.
+        inner_precision: ``fp32``, or ``fp16`` for scores that are fp16 between the cores of split
+            chips (our kernel only).
 
     Raises:
         UsageError: ``unknown-soc``, ``unsupported-soc``, ``bad-shape``, ``bad-dtype``,
-            ``bad-mask``.
+            ``bad-mask``, ``bad-precision``.
     """
     chip = load_chip(soc)
     batch, heads, q_len, kv_len, depth = shape
@@ -139,6 +142,9 @@ def estimate(
         raise UsageError("bad-dtype", f"no kernel for {dtype} on {chip.name}", hint=hint)
     if mask not in MASKS:
         raise UsageError("bad-mask", f"no mask {mask!r}", hint=f"use one of {', '.join(MASKS)}")
+    if inner_precision not in INNER_PRECISION:
+        allowed = " or ".join(INNER_PRECISION)
+        raise UsageError("bad-precision", f"no precision {inner_precision!r}", hint=allowed)
     case = Case(batch, heads, q_len, kv_len, depth, shared, causal, mask != "none")
     result = Estimate(chip.name, case, dtype)
     for chain in CHAINS:
@@ -157,7 +163,7 @@ def estimate(
                 fused.l2,
             )
         )
-    _count(result, chip, 1 if mask == "keys" else q_len)
+    _count(result, chip, 1 if mask == "keys" else q_len, inner_precision == "fp16")
     return result
 
 
@@ -172,7 +178,7 @@ def _error(case: Case, chip: Chip, level: str) -> float:
     return 0.20 if case.kv_len >= 4096 else 0.40
 
 
-def _count(result: Estimate, chip: Chip, mask_rows: int) -> None:
+def _count(result: Estimate, chip: Chip, mask_rows: int, inner_half: bool) -> None:
     """Add the line of our kernel, or say why it is missing; ``mask_rows``: rows of a mask."""
     from omfuse.ops import emulator
     from omfuse.ops.emulator_abi import Problem
@@ -192,6 +198,7 @@ def _count(result: Estimate, chip: Chip, mask_rows: int) -> None:
         bias_dtype=-1,
         sink_dtype=-1,
         mask_present=int(case.masked),
+        inner_precision=int(inner_half),
         causal=CAUSAL.index("bottom_right" if case.causal else "none"),
         scale=case.depth**-0.5,
     )
