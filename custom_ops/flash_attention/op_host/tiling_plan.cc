@@ -134,9 +134,10 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   const uint64_t maskCells = static_cast<uint64_t>(t.groupRows) * RoundUp(t.stepColumns, 32);
   uint64_t bytes = 0;
   if (split) bytes += 3 * cells * ScoreBytes(t);  // scores and parts on their way
-  if (!split || t.innerHalf) bytes += cells * 4;  // scores at work
-  bytes += cells * 2;                             // probabilities
-  if (!split) bytes += static_cast<uint64_t>(t.chunkRows) * PartColumns(t) * 4;  // parts
+  const uint64_t part = static_cast<uint64_t>(t.chunkRows) * PartColumns(t);
+  if (!split) bytes += (part > cells ? part : cells) * 4;  // scores, and parts in their place
+  if (t.innerHalf) bytes += cells * 4;                     // scores at work
+  bytes += cells * 2;                                      // probabilities
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
   if (!split && t.depth < 16) bytes += kPanel * t.depthPad * 2;
   if (t.taskRun) bytes += 32;
@@ -178,7 +179,7 @@ bool Fit(const Platform& chip, FlashAttentionTiling* t) {
       if (t->mask && !t->maskPerRow && rows * 2 > 255) continue;
       // A result part is a quarter of L0C.
       if (static_cast<uint64_t>(rows) * t->valuePad * 4 > chip.l0c_bytes / 4) continue;
-      for (t->chunkRows = rows; t->chunkRows >= 16; t->chunkRows /= 2) {
+      for (t->chunkRows = rows; t->chunkRows >= 16; t->chunkRows = t->chunkRows / 32 * 16) {
         if (UbBytes(*t, false) <= room) return true;
       }
     }

@@ -74,9 +74,10 @@ class CoupledCore {
     pipe->InitBuffer(
         results_, t.blockRows * (2 * kPanel + partColumns_) * static_cast<uint32_t>(sizeof(float)));
     cube_.Init(pipe);
-    pipe->InitBuffer(scores_, t.blockRows * kPanel * static_cast<uint32_t>(sizeof(float)));
+    const uint32_t cells = t.blockRows * kPanel;
+    const uint32_t part = t.chunkRows * partColumns_;
+    pipe->InitBuffer(scores_, (part > cells ? part : cells) * static_cast<uint32_t>(sizeof(float)));
     pipe->InitBuffer(probs_, 1, t.blockRows * kPanel * size);
-    pipe->InitBuffer(parts_, t.chunkRows * partColumns_ * static_cast<uint32_t>(sizeof(float)));
     if (t.depth % kFractal) pipe->InitBuffer(staging_, t.blockRows * t.depthPad * size);
     if (ShortKeys()) pipe->InitBuffer(keyStaging_, kPanel * t.depthPad * size);
   }
@@ -332,7 +333,7 @@ class CoupledCore {
     const FlashAttentionTiling& t = *tiling_;
     if (step.first) output_.Start(step);
     WaitFlag<HardEvent::M_V>(2);
-    const LocalTensor<float> part = parts_.Get<float>();
+    const LocalTensor<float> part = scores_.Get<float>();  // whose scores became probabilities
     for (uint32_t row = 0; row < step.rowsPad; row += t.chunkRows) {
       const uint32_t rows = Smaller(t.chunkRows, step.rowsPad - row);
       FromL0c(part, Result(2)[row * kFractal], partColumns_ / kFractal, rows * kFractal,
@@ -369,7 +370,7 @@ class CoupledCore {
   TBuf<TPosition::A1> queries_, operands_;
   TBuf<TPosition::B1> keys_, values_;
   TBuf<TPosition::CO1> results_;
-  TBuf<TPosition::VECCALC> scores_, parts_, staging_, keyStaging_;
+  TBuf<TPosition::VECCALC> scores_, staging_, keyStaging_;
   TQue<TPosition::VECOUT, 1> probs_;
   Softmax<T> softmax_;
   Output<T> output_;
