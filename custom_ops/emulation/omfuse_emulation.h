@@ -62,6 +62,7 @@ struct OmfuseCounters {
   uint64_t cycles;                    // end of the slowest core on the event-driven clock
   uint64_t critical[OMFUSE_PIPES];    // busy cycles of the pipes of the slowest core
   uint32_t cube_cores, vector_cores;  // that ran
+  uint64_t held[5];                   // bytes of UB, L1, L0A, L0B, L0C that buffers took on a core
 };
 
 // The tiling of one problem; what tests, estimates and the operator's host code look at.

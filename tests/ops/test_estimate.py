@@ -218,3 +218,18 @@ def test_without_a_compiler_the_plan_remains(monkeypatch: pytest.MonkeyPatch) ->
     assert "compiler" in found.counted
     assert found.best_fused().name == "v1"
     assert found.as_dict()["speedup_of"] == "v1"
+
+
+@pytest.mark.parametrize("soc", ["Ascend910B3", "Ascend310P3"])
+@pytest.mark.parametrize("depth", [8, 64, 128, 256])
+def test_buffers_fill_a_core_and_fit_in_it(soc: str, depth: int) -> None:
+    counters = estimate(soc, (1, 8, 1024, 1024, depth)).counters
+    chip = load_chip(soc).platform
+    held = counters["held_bytes"]
+    sizes = dict(zip(held, (chip.ub_bytes, chip.l1_bytes, chip.l0a_bytes, chip.l0b_bytes,
+                            chip.l0c_bytes), strict=True))  # fmt: skip
+    assert list(held) == ["UB", "L1", "L0A", "L0B", "L0C"]
+    assert all(0 < held[name] <= sizes[name] for name in held)
+    assert held["UB"] <= chip.ub_bytes - 8192
+    assert counters["block_rows"] % 16 == 0
+    assert (counters["workspace_bytes"] > 0) == chip.split

@@ -2,6 +2,7 @@
 #ifndef OMFUSE_EMULATION_API_QUEUE_H_
 #define OMFUSE_EMULATION_API_QUEUE_H_
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -186,6 +187,7 @@ class TPipe {
                                                                                         : 0;
     const uint64_t offset = memory.used;
     memory.used += bytes;
+    memory.most = std::max(memory.most, memory.used);
     if (memory.used + kept > memory.storage.size) {
       core_->Fail("InitBuffer: " + std::to_string(memory.used) + " bytes do not fit in " +
                   memory.storage.name + " of " + std::to_string(memory.storage.size) +

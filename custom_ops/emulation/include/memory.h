@@ -57,6 +57,7 @@ struct LocalMemory {
   std::vector<uint8_t> bytes;
   Storage storage;
   uint64_t used = 0;  // handed out by the pipe's allocator
+  uint64_t most = 0;  // of that, ever
   void Reset(const char* name, uint64_t size, bool checks);
 };
 

@@ -169,6 +169,9 @@ void Machine::Count(OmfuseCounters* counters) const {
   *counters = traffic_;
   const Core* slowest = nullptr;
   for (const auto& core : cores_) {
+    for (int i = 0; i < kSpaces; ++i) {
+      counters->held[i] = std::max(counters->held[i], core->memory(static_cast<Space>(i)).most);
+    }
     for (int i = 0; i < kPipes; ++i) {
       counters->busy[i] += core->pipe(i).busy;
       counters->instructions[i] += core->pipe(i).count;

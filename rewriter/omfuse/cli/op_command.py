@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -262,9 +262,21 @@ def estimate(
         )
     columns = ("", "us", "error", "bound", "of peak", "DRAM MB", "L2 MB", "x kernel")
     console.print_table(columns, rows)
+    if found.counters:
+        console.print_result(_blocking(found.counters))
     if found.counted:
         console.print_result(f"this kernel was not counted: {found.counted}")
     console.print_result(f"{found.soc}, {found.dtype}: {model.MODEL}")
+
+
+def _blocking(counters: dict[str, Any]) -> str:
+    """Say what a core of our kernel works on and what its buffers take."""
+    held = ", ".join(f"{name} {size / 1024:.1f}" for name, size in counters["held_bytes"].items())
+    return (
+        f"this kernel: {counters['block_rows']} queries x {counters['step_keys']} keys a step on "
+        f"{counters['cube_cores']} cores; KB of a core: {held}; "
+        f"{counters['workspace_bytes'] / 1e6:.1f} MB of workspace"
+    )
 
 
 _NAMES = {

@@ -76,6 +76,7 @@ class Counters(Structure):
         ("critical", U64 * 7),
         ("cube_cores", U32),
         ("vector_cores", U32),
+        ("held", U64 * 5),
     ]
 
 

@@ -28,6 +28,7 @@ _PIPES = {
     "FIX": "cube-out",
     "S": "scalar",
 }
+MEMORIES = ("UB", "L1", "L0A", "L0B", "L0C")
 _UNFUSED_ERROR = 0.50
 _UNCALIBRATED = 0.35
 
@@ -207,6 +208,7 @@ def _count(result: Estimate, chip: Chip, mask_rows: int, inner_half: bool) -> No
     arch = "910b" if chip.split else "310p"
     try:
         counters = emulator.count(problem, arch, chip.platform)
+        tiling, plan = emulator.plan(problem, arch, chip.platform)
     except OmfuseError as error:
         result.counted = error.message
         return
@@ -236,9 +238,13 @@ def _count(result: Estimate, chip: Chip, mask_rows: int, inner_half: bool) -> No
         "cycles": counters.cycles,
         "cube_macs": counters.cube_macs,
         "cube_cores": counters.cube_cores,
+        "block_rows": tiling.blockRows,
+        "step_keys": tiling.stepColumns,
+        "workspace_bytes": plan.workspace_bytes,
         "tensor_read": moved[0],
         "tensor_write": moved[1],
         "workspace_read": moved[2],
         "workspace_write": moved[3],
+        "held_bytes": dict(zip(MEMORIES, counters.held, strict=True)),
         "busy_of_slowest_core": {_PIPES[name]: cycles for name, cycles in critical.items()},
     }
