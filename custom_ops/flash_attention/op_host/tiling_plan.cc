@@ -139,7 +139,7 @@ uint64_t UbBytes(const FlashAttentionTiling& t, bool split) {
   if (t.innerHalf) bytes += cells * 4;                     // scores at work
   bytes += cells * 2;                                      // probabilities
   if (!split && t.depth % 16) bytes += static_cast<uint64_t>(t.blockRows) * t.depthPad * 2;
-  if (!split && t.depth < 16) bytes += kPanel * t.depthPad * 2;
+  if (!split && t.depth < 16) bytes += static_cast<uint64_t>(t.stepColumns) * t.depthPad * 2;
   if (t.taskRun) bytes += 32;
   bytes += 2 * Slots(split) * coreRows * 32;  // max, alpha
   const uint64_t partial = static_cast<uint64_t>(t.stepColumns) / 16 * t.groupRows * 8;
@@ -165,26 +165,43 @@ uint64_t L1Bytes(const FlashAttentionTiling& t) {
          512;
 }
 
-// The largest rows and steps that fit, best first.
-bool Fit(const Platform& chip, FlashAttentionTiling* t) {
-  const uint64_t room = chip.ub_bytes - kUbReserve;
-  if (!chip.split) {
-    t->stepColumns = kPanel;
-    const uint32_t most = t->blockRows;
-    const uint32_t kRows[] = {128, 64, 32, 16};
-    for (uint32_t limit : kRows) {
-      const uint32_t rows = limit < most ? limit : most;
-      t->blockRows = t->groupRows = rows;
+uint64_t CoupledL1Bytes(const FlashAttentionTiling& t) {
+  return 4ull * (static_cast<uint64_t>(t.blockRows) * t.depthPad +
+                 static_cast<uint64_t>(t.stepColumns) * (t.depthPad + t.valuePad + t.groupRows)) +
+         512;
+}
+
+// Coupled chips: as many rows as fit, so that keys are read seldom, then wide steps, so that the
+// output is updated seldom. A group of rows holds as many scores whatever the width.
+bool FitCoupled(const Platform& chip, uint64_t room, FlashAttentionTiling* t) {
+  const uint32_t most = t->blockRows;
+  const uint32_t kRows[] = {128, 64, 32, 16};
+  const uint32_t kSteps[] = {2 * kPanel, kPanel};
+  for (uint32_t limit : kRows) {
+    t->blockRows = limit < most ? limit : most;
+    for (uint32_t step : kSteps) {
+      if (step > kPanel && step > RoundUp(t->kvLen, kPanel)) continue;
+      t->stepColumns = step;
+      t->groupRows = 128 * kPanel / step;
+      if (t->groupRows > t->blockRows) t->groupRows = t->blockRows;
       // Rows of a mask are sorted by one stride of eight bits.
-      if (t->mask && !t->maskPerRow && rows * 2 > 255) continue;
-      // A result part is a quarter of L0C.
-      if (static_cast<uint64_t>(rows) * t->valuePad * 4 > chip.l0c_bytes / 4) continue;
-      for (t->chunkRows = rows; t->chunkRows >= 16; t->chunkRows = t->chunkRows / 32 * 16) {
+      if (t->mask && !t->maskPerRow && t->groupRows * 2 > 255) continue;
+      const uint64_t results = 2 * static_cast<uint64_t>(step) + PartColumns(*t);
+      if (results * t->groupRows * 4 > chip.l0c_bytes) continue;
+      if (CoupledL1Bytes(*t) > chip.l1_bytes) continue;
+      t->chunkRows = t->groupRows;
+      for (; t->chunkRows >= 16; t->chunkRows = t->chunkRows / 32 * 16) {
         if (UbBytes(*t, false) <= room) return true;
       }
     }
-    return false;
   }
+  return false;
+}
+
+// The largest rows and steps that fit, best first.
+bool Fit(const Platform& chip, FlashAttentionTiling* t) {
+  const uint64_t room = chip.ub_bytes - kUbReserve;
+  if (!chip.split) return FitCoupled(chip, room, t);
   const uint32_t kGroups[] = {16, 8};
   for (uint32_t step = 4 * t->panelKeys; step >= t->panelKeys; step -= t->panelKeys) {
     for (uint32_t group : kGroups) {

@@ -1,7 +1,7 @@
 // Query, key and value from global memory to L1, as columns of 16 (NZ).
 //
 // Every matrix in L1 is [columns / 16][rows rounded up to 16][16]. Rows that do not exist repeat
-// the first one, so that nothing undefined enters the cube: a repeated key or value meets a
+// the first ones, so that nothing undefined enters the cube: a repeated key or value meets a
 // probability of zero, a repeated query gives a row that nobody writes.
 #ifndef OMFUSE_FA_COPY_IN_H_
 #define OMFUSE_FA_COPY_IN_H_
@@ -29,9 +29,10 @@ __aicore__ inline void RowsToL1(const LocalTensor<T>& to, const GlobalTensor<T>&
   AscendC::DataCopy(to, from, params);
 }
 
+// `times` rows more, from the `rows` rows there are: here the first one each time.
 template <typename T>
-__aicore__ inline void RepeatRow(const LocalTensor<T>& to, const GlobalTensor<T>& from,
-                                 uint32_t times, uint32_t columns, uint32_t pitch) {
+__aicore__ inline void RepeatRows(const LocalTensor<T>& to, const GlobalTensor<T>& from, uint32_t,
+                                  uint32_t times, uint32_t columns, uint32_t, uint32_t pitch) {
   AscendC::Nd2NzParams params;
   params.ndNum = static_cast<uint16_t>(times);
   params.nValue = 1;
@@ -75,14 +76,13 @@ __aicore__ inline void RowsToL1(const LocalTensor<T>& to, const GlobalTensor<T>&
   }
 }
 
+// `times` rows more, from the `rows` rows there are: all of them in turn.
 template <typename T>
-__aicore__ inline void RepeatRow(const LocalTensor<T>& to, const GlobalTensor<T>& from,
-                                 uint32_t times, uint32_t columns, uint32_t pitch) {
-  for (uint32_t column = 0; column < CeilDiv(columns, kFractal); ++column) {
-    const GlobalTensor<T> block = from[BlockStart(column, columns)];
-    for (uint32_t i = 0; i < times; ++i) {
-      AscendC::DataCopy(to[(column * pitch + i) * kFractal], block, kFractal);
-    }
+__aicore__ inline void RepeatRows(const LocalTensor<T>& to, const GlobalTensor<T>& from,
+                                  uint32_t rows, uint32_t times, uint32_t columns,
+                                  uint32_t rowStride, uint32_t pitch) {
+  for (uint32_t done = 0; done < times; done += rows) {
+    RowsToL1(to[done * kFractal], from, Smaller(rows, times - done), columns, rowStride, pitch);
   }
 }
 
@@ -93,7 +93,8 @@ __aicore__ inline void MatrixToL1(const LocalTensor<T>& to, const GlobalTensor<T
                                   uint32_t rows, uint32_t columns, uint32_t rowStride) {
   const uint32_t pitch = RoundUp(rows, kFractal);
   RowsToL1(to, from, rows, columns, rowStride, pitch);
-  if (pitch > rows) RepeatRow(to[rows * kFractal], from, pitch - rows, columns, pitch);
+  if (pitch == rows) return;
+  RepeatRows(to[rows * kFractal], from, rows, pitch - rows, columns, rowStride, pitch);
 }
 
 }  // namespace omfuse

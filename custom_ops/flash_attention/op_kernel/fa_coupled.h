@@ -1,8 +1,10 @@
 // The pipeline of coupled chips: one core, everything on chip.
 //
-// Scores go from L0C to UB, probabilities from UB to L1, no global memory between. While the vector
-// unit works on the softmax of step i and adds the output part of step i - 2, the cube computes the
-// scores of step i + 1 and the part of step i - 1.
+// Scores go from L0C to UB, probabilities from UB to L1, no global memory between. An item is a
+// group of rows against the keys of a step: wide steps update the output seldom, small groups let
+// their scores fit. While the vector unit works on the softmax of item i and adds the output part
+// of item i - 2, the cube computes the scores of item i + 1 and the part of item i - 1, and the
+// keys of item i + 3 and the values of item i + 1 load.
 #ifndef OMFUSE_FA_COUPLED_H_
 #define OMFUSE_FA_COUPLED_H_
 
@@ -29,6 +31,7 @@ class CoupledCore {
     key_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.key));
     value_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(in.value));
     InitBuffers(pipe);
+    step_.rowsPad = 0;
     softmax_.Init(pipe, tiling, in, tiling->blockRows);
     output_.Init(pipe, tiling, in, tiling->blockRows);
     OpenFlags();
@@ -37,49 +40,73 @@ class CoupledCore {
                   FirstElement(*tiling, FirstTask(*tiling, core + 1)));
     }
 
-    StepWalker walker;
-    walker.Init(tiling, in.kvLengths, core);
-    Step ring[kRing];
-    uint32_t loaded = 0;  // steps whose keys are on the way
-    for (uint32_t i = 0; i < 2 && loaded == i; ++i) {
-      if (!walker.Next(&ring[i])) break;
-      LoadKeys(ring[loaded++]);
+    walker_.Init(tiling, in.kvLengths, core);
+    Item ring[kRing];
+    uint32_t pulled = 0;  // items whose keys are on the way
+    for (uint32_t i = 0; i < 3; ++i) {
+      if (!Pull(&ring[i])) break;
+      LoadKeys(ring[i]);
       PassKeys(ring[i]);
+      if (i == 0) {
+        LoadValues(ring[0]);
+        ComputeScores(ring[0]);
+      }
+      ++pulled;
     }
-    if (loaded) ComputeScores(ring[0]);
-    for (uint32_t i = 0; i < loaded + kLag; ++i) {
-      if (i < loaded) LoadValues(ring[i % kRing]);
-      if (i + 1 < loaded) ComputeScores(ring[(i + 1) % kRing]);
-      const bool more = i + 2 == loaded && walker.Next(&ring[loaded % kRing]);
-      if (more) LoadKeys(ring[loaded++ % kRing]);
-      if (i < loaded) ComputeProbs(ring[i % kRing]);
-      if (i >= kLag && i - kLag < loaded) {
+    for (uint32_t i = 0; i < pulled + kLag; ++i) {
+      if (i + 1 < pulled) ComputeScores(ring[(i + 1) % kRing]);
+      const bool more = i + 3 == pulled && Pull(&ring[pulled % kRing]);
+      if (more) LoadKeys(ring[pulled++ % kRing]);
+      if (i < pulled) ComputeProbs(ring[i % kRing]);
+      if (i >= kLag && i - kLag < pulled) {
         AddPart(ring[(i - kLag) % kRing]);  // makes room for the next part
       }
-      if (more) PassKeys(ring[(i + 2) % kRing]);
-      if (i >= 1 && i - 1 < loaded) ComputeParts(ring[(i - 1) % kRing]);
+      if (more) PassKeys(ring[(i + 3) % kRing]);
+      if (i >= 1 && i - 1 < pulled) ComputeParts(ring[(i - 1) % kRing]);
+      if (i + 1 < pulled) LoadValues(ring[(i + 1) % kRing]);
     }
     CloseFlags();
   }
 
  private:
+  struct Item {  // a group of rows of a step
+    Step step;
+    uint32_t row, rows;
+    bool opens, closes;  // the first or last group of the step
+  };
+
+  // False when this core has no more items.
+  __aicore__ inline bool Pull(Item* item) {
+    if (row_ >= step_.rowsPad) {
+      if (!walker_.Next(&step_)) return false;
+      row_ = 0;
+    }
+    item->step = step_;
+    item->row = row_;
+    item->rows = Smaller(tiling_->groupRows, step_.rowsPad - row_);
+    item->opens = row_ == 0;
+    row_ += item->rows;
+    item->closes = row_ >= step_.rowsPad;
+    return true;
+  }
+
   __aicore__ inline void InitBuffers(TPipe* pipe) {
     const FlashAttentionTiling& t = *tiling_;
     const uint32_t size = static_cast<uint32_t>(sizeof(T));
     pipe->InitBuffer(queries_, 2 * t.blockRows * t.depthPad * size);
-    pipe->InitBuffer(keys_, 2 * kPanel * t.depthPad * size);
-    pipe->InitBuffer(values_, 2 * kPanel * t.valuePad * size);
-    pipe->InitBuffer(operands_, 2 * kPanel * t.blockRows * size);
+    pipe->InitBuffer(keys_, 2 * t.stepColumns * t.depthPad * size);
+    pipe->InitBuffer(values_, 2 * t.stepColumns * t.valuePad * size);
+    const uint32_t cells = t.groupRows * t.stepColumns;
+    pipe->InitBuffer(operands_, 2 * cells * size);
     partColumns_ = t.valuePad + kFractal;
-    pipe->InitBuffer(
-        results_, t.blockRows * (2 * kPanel + partColumns_) * static_cast<uint32_t>(sizeof(float)));
+    const uint32_t wide = static_cast<uint32_t>(sizeof(float));
+    pipe->InitBuffer(results_, (2 * cells + t.groupRows * partColumns_) * wide);
     cube_.Init(pipe);
-    const uint32_t cells = t.blockRows * kPanel;
     const uint32_t part = t.chunkRows * partColumns_;
-    pipe->InitBuffer(scores_, (part > cells ? part : cells) * static_cast<uint32_t>(sizeof(float)));
-    pipe->InitBuffer(probs_, 1, t.blockRows * kPanel * size);
+    pipe->InitBuffer(scores_, (part > cells ? part : cells) * wide);
+    pipe->InitBuffer(probs_, 1, cells * size);
     if (t.depth % kFractal) pipe->InitBuffer(staging_, t.blockRows * t.depthPad * size);
-    if (ShortKeys()) pipe->InitBuffer(keyStaging_, kPanel * t.depthPad * size);
+    if (ShortKeys()) pipe->InitBuffer(keyStaging_, t.stepColumns * t.depthPad * size);
   }
 
   // A key shorter than a block comes with elements of the next one, which have to go.
@@ -128,7 +155,8 @@ class CoupledCore {
                step.rowsPad);
     }
     if (step.rowsPad > step.rows) {
-      RepeatRow(to[step.rows * kFractal], first, step.rowsPad - step.rows, t.depth, step.rowsPad);
+      RepeatRows(to[step.rows * kFractal], first, each, step.rowsPad - step.rows, t.depth,
+                 t.qRowStride, step.rowsPad);
     }
   }
 
@@ -186,40 +214,61 @@ class CoupledCore {
     }
   }
 
+  // Keys or values of a step, panel by panel.
+  __aicore__ inline void LoadPanels(const LocalTensor<T>& to, const GlobalTensor<T>& from,
+                                    uint32_t count, uint32_t depth, uint32_t pad,
+                                    uint32_t rowStride) {
+    for (uint32_t done = 0; done < count; done += kPanel) {
+      MatrixToL1(to[done * pad], from[static_cast<uint64_t>(done) * rowStride],
+                 Smaller(kPanel, count - done), depth, rowStride);
+    }
+  }
+
   // The keys of a step, and the queries of its task.
-  __aicore__ inline void LoadKeys(const Step& step) {
+  __aicore__ inline void LoadKeys(const Item& item) {
+    if (!item.opens) return;
     const FlashAttentionTiling& t = *tiling_;
+    const Step& step = item.step;
     if (step.first) LoadQueries(step, Queries(step), static_cast<int32_t>(step.turn % 2));
     const int32_t flag = static_cast<int32_t>(2 + keyTurn_);
-    const uint64_t at = step.batch * t.kBatchStride + step.kvHead * t.kHeadStride +
-                        static_cast<uint64_t>(step.begin) * t.kRowStride;
+    const GlobalTensor<T> from = key_[step.batch * t.kBatchStride + step.kvHead * t.kHeadStride +
+                                      static_cast<uint64_t>(step.begin) * t.kRowStride];
     if (ShortKeys()) {
       WaitFlag<HardEvent::MTE3_MTE2>(kKeyStagingFlag);
-      MatrixToL1(keyStaging_.template Get<T>(), key_[at], step.count, t.depth, t.kRowStride);
+      LoadPanels(keyStaging_.template Get<T>(), from, step.count, t.depth, t.depthPad,
+                 t.kRowStride);
       SetFlag<HardEvent::MTE2_V>(kKeyStagingFlag);
       return;
     }
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
-    MatrixToL1(keys_.template Get<T>()[keyTurn_ * kPanel * t.depthPad], key_[at], step.count,
-               t.depth, t.kRowStride);
+    LoadPanels(Keys(keyTurn_), from, step.count, t.depth, t.depthPad, t.kRowStride);
     SetFlag<HardEvent::MTE2_MTE1>(flag);
     keyTurn_ ^= 1;
   }
 
+  __aicore__ inline LocalTensor<T> Keys(uint32_t buffer) {
+    return keys_.template Get<T>()[buffer * tiling_->stepColumns * tiling_->depthPad];
+  }
+  __aicore__ inline LocalTensor<T> Values(uint32_t buffer) {
+    return values_.template Get<T>()[buffer * tiling_->stepColumns * tiling_->valuePad];
+  }
+  __aicore__ inline LocalTensor<T> Operand(uint32_t buffer) {
+    return operands_.template Get<T>()[buffer * tiling_->groupRows * tiling_->stepColumns];
+  }
+
   // Short keys go by UB, where what is not theirs becomes zero: another row's NaN or infinity would
   // survive the zeros of the queries.
-  __aicore__ inline void PassKeys(const Step& step) {
-    if (!ShortKeys()) return;
-    const FlashAttentionTiling& t = *tiling_;
+  __aicore__ inline void PassKeys(const Item& item) {
+    if (!ShortKeys() || !item.opens) return;
     const int32_t flag = static_cast<int32_t>(4 + keyTurn_);
     const LocalTensor<T> staging = keyStaging_.template Get<T>();
     WaitFlag<HardEvent::MTE2_V>(kKeyStagingFlag);
-    ClearLanes(staging, step.countPad, Foreign());
+    ClearLanes(staging, item.step.countPad, Foreign());
     SetFlag<HardEvent::V_MTE3>(kKeyStagingFlag);
     WaitFlag<HardEvent::V_MTE3>(kKeyStagingFlag);
     WaitFlag<HardEvent::MTE1_MTE3>(flag);
-    const AscendC::DataCopyParams params(1, static_cast<uint16_t>(step.countPad), 0, 0);
-    AscendC::DataCopy(keys_.template Get<T>()[keyTurn_ * kPanel * t.depthPad], staging, params);
+    const AscendC::DataCopyParams params(1, static_cast<uint16_t>(item.step.countPad), 0, 0);
+    AscendC::DataCopy(Keys(keyTurn_), staging, params);
     SetFlag<HardEvent::MTE3_MTE2>(kKeyStagingFlag);
     SetFlag<HardEvent::MTE3_MTE1>(flag);
     keyTurn_ ^= 1;
@@ -241,14 +290,15 @@ class CoupledCore {
     }
   }
 
-  __aicore__ inline void LoadValues(const Step& step) {
+  __aicore__ inline void LoadValues(const Item& item) {
+    if (!item.opens) return;
     const FlashAttentionTiling& t = *tiling_;
+    const Step& step = item.step;
     const int32_t flag = static_cast<int32_t>(4 + valueTurn_);
-    const uint64_t at = step.batch * t.vBatchStride + step.kvHead * t.vHeadStride +
-                        static_cast<uint64_t>(step.begin) * t.vRowStride;
+    const GlobalTensor<T> from = value_[step.batch * t.vBatchStride + step.kvHead * t.vHeadStride +
+                                        static_cast<uint64_t>(step.begin) * t.vRowStride];
     WaitFlag<HardEvent::MTE1_MTE2>(flag);
-    MatrixToL1(values_.template Get<T>()[valueTurn_ * kPanel * t.valuePad], value_[at], step.count,
-               t.valueDepth, t.vRowStride);
+    LoadPanels(Values(valueTurn_), from, step.count, t.valueDepth, t.valuePad, t.vRowStride);
     SetFlag<HardEvent::MTE2_MTE1>(flag);
     valueTurn_ ^= 1;
   }
@@ -257,92 +307,105 @@ class CoupledCore {
     return queries_.template Get<T>()[step.turn % 2 * tiling_->blockRows * tiling_->depthPad];
   }
 
-  __aicore__ inline void ComputeScores(const Step& step) {
+  __aicore__ inline void ComputeScores(const Item& item) {
     const FlashAttentionTiling& t = *tiling_;
+    const Step& step = item.step;
     const int32_t turn = static_cast<int32_t>(step.turn % 2);
-    const LocalTensor<T> queries = Queries(step);
-    if (step.first) WaitQueries(turn);
-    const LocalTensor<T> keys = keys_.template Get<T>()[scoreTurn_ * kPanel * t.depthPad];
-    WaitKeys(scoreTurn_);
-    const int32_t result = static_cast<int32_t>(scoreTurn_);
+    const LocalTensor<T> queries = Queries(step)[item.row * kFractal];
+    if (step.first && item.opens) WaitQueries(turn);
+    if (item.opens) WaitKeys(scoreTurn_);
+    const int32_t result = static_cast<int32_t>(scoreItem_);
     WaitFlag<HardEvent::V_M>(result);
-    for (uint32_t first = 0; first < t.depthPad; first += kDepthPart) {
-      const uint32_t depth = Smaller(kDepthPart, t.depthPad - first);
-      cube_.Open();
-      cube_.LoadLeft(queries, step.rowsPad, step.rowsPad, first, depth);
-      cube_.LoadKeys(keys, step.countPad, 0, step.countPad, first, depth, 0);
-      cube_.Close();
-      cube_.Multiply(Result(result), step.rowsPad, step.countPad, depth, first == 0);
-      cube_.Release();
+    for (uint32_t done = 0; done < step.count; done += kPanel) {
+      const LocalTensor<T> keys = Keys(scoreTurn_)[done * t.depthPad];
+      const uint32_t some = Smaller(kPanel, step.countPad - done);
+      for (uint32_t first = 0; first < t.depthPad; first += kDepthPart) {
+        const uint32_t depth = Smaller(kDepthPart, t.depthPad - first);
+        cube_.Open();
+        cube_.LoadLeft(queries, step.rowsPad, item.rows, first, depth);
+        cube_.LoadKeys(keys, some, 0, some, first, depth, 0);
+        cube_.Close();
+        cube_.Multiply(Result(result)[done * item.rows], item.rows, some, depth, first == 0);
+        cube_.Release();
+      }
     }
-    FreeKeys(scoreTurn_);
+    if (item.closes) {
+      FreeKeys(scoreTurn_);
+      scoreTurn_ ^= 1;
+      if (step.last) FreeQueries(turn);
+    }
     SetFlag<HardEvent::M_V>(result);
-    if (step.last) FreeQueries(turn);
-    scoreTurn_ ^= 1;
+    scoreItem_ ^= 1;
   }
 
-  __aicore__ inline void ComputeProbs(const Step& step) {
-    if (step.first) softmax_.Start(step, step.firstRow, step.rowsPad);
-    const int32_t result = static_cast<int32_t>(probTurn_);
+  __aicore__ inline void ComputeProbs(const Item& item) {
+    const Step& step = item.step;
+    if (step.first && item.opens) softmax_.Start(step, step.firstRow, step.rowsPad);
+    const int32_t result = static_cast<int32_t>(probItem_);
+    const uint32_t cells = item.rows * step.countPad;
     const LocalTensor<float> scores = scores_.Get<float>();
     WaitFlag<HardEvent::M_V>(result);
-    FromL0c(scores, Result(result), 1, step.rowsPad * step.countPad, 0);
+    FromL0c(scores, Result(result), 1, cells, 0);
     Barrier();
     SetFlag<HardEvent::V_M>(result);
-    softmax_.Process(scores, step, step.firstRow, 0, step.rowsPad);
+    softmax_.Process(scores, step, step.firstRow, item.row, item.rows);
     LocalTensor<T> probs = probs_.template AllocTensor<T>();
-    AscendC::Cast(probs, scores, kNarrow, step.countPad * step.rowsPad);
+    AscendC::Cast(probs, scores, kNarrow, cells);
     probs_.EnQue(probs);
     probs = probs_.template DeQue<T>();
     WaitFlag<HardEvent::MTE1_MTE3>(result);
-    const AscendC::DataCopyParams params(
-        1, static_cast<uint16_t>(step.rowsPad * step.countPad / kFractal), 0, 0);
-    AscendC::DataCopy(operands_.template Get<T>()[probTurn_ * kPanel * tiling_->blockRows], probs,
-                      params);
+    const AscendC::DataCopyParams params(1, static_cast<uint16_t>(cells / kFractal), 0, 0);
+    AscendC::DataCopy(Operand(probItem_), probs, params);
     SetFlag<HardEvent::MTE3_MTE1>(result);
     probs_.FreeTensor(probs);
-    probTurn_ ^= 1;
+    probItem_ ^= 1;
   }
 
-  __aicore__ inline void ComputeParts(const Step& step) {
-    const FlashAttentionTiling& t = *tiling_;
-    const int32_t turn = static_cast<int32_t>(partTurn_);
-    const int32_t flag = 4 + turn;
-    const LocalTensor<T> values = values_.template Get<T>()[partTurn_ * kPanel * t.valuePad];
-    WaitFlag<HardEvent::MTE2_MTE1>(flag);
+  __aicore__ inline void ComputeParts(const Item& item) {
+    const Step& step = item.step;
+    const int32_t turn = static_cast<int32_t>(partItem_);
+    const int32_t flag = static_cast<int32_t>(4 + partTurn_);
+    if (item.opens) WaitFlag<HardEvent::MTE2_MTE1>(flag);
     WaitFlag<HardEvent::MTE3_MTE1>(turn);
     WaitFlag<HardEvent::V_M>(2);
-    const LocalTensor<T> probs = operands_.template Get<T>()[partTurn_ * kPanel * t.blockRows];
     for (uint32_t first = 0; first < partColumns_; first += kDepthPart) {
       const uint32_t columns = Smaller(kDepthPart, partColumns_ - first);
       const bool ones = first + columns == partColumns_;
-      cube_.Open();
-      cube_.LoadLeft(probs, step.rowsPad, step.rowsPad, 0, step.countPad);
-      cube_.LoadValues(values, step.countPad, first, ones ? columns - kFractal : columns, ones);
-      cube_.Close();
-      cube_.Multiply(Result(2)[first * step.rowsPad], step.rowsPad, columns, step.countPad, true);
-      cube_.Release();
+      for (uint32_t done = 0; done < step.count; done += kPanel) {
+        const uint32_t some = Smaller(kPanel, step.countPad - done);
+        cube_.Open();
+        cube_.LoadLeft(Operand(partItem_), item.rows, item.rows, done, some);
+        cube_.LoadValues(Values(partTurn_)[done * tiling_->valuePad], some, first,
+                         ones ? columns - kFractal : columns, ones);
+        cube_.Close();
+        cube_.Multiply(Result(2)[first * item.rows], item.rows, columns, some, done == 0);
+        cube_.Release();
+      }
     }
-    SetFlag<HardEvent::MTE1_MTE2>(flag);
+    if (item.closes) {
+      SetFlag<HardEvent::MTE1_MTE2>(flag);
+      partTurn_ ^= 1;
+    }
     SetFlag<HardEvent::MTE1_MTE3>(turn);
     SetFlag<HardEvent::M_V>(2);
-    partTurn_ ^= 1;
+    partItem_ ^= 1;
   }
 
-  __aicore__ inline void AddPart(const Step& step) {
+  __aicore__ inline void AddPart(const Item& item) {
     const FlashAttentionTiling& t = *tiling_;
-    if (step.first) output_.Start(step);
+    const Step& step = item.step;
+    if (step.first && item.opens) output_.Start(step);
     WaitFlag<HardEvent::M_V>(2);
     const LocalTensor<float> part = scores_.Get<float>();  // whose scores became probabilities
-    for (uint32_t row = 0; row < step.rowsPad; row += t.chunkRows) {
-      const uint32_t rows = Smaller(t.chunkRows, step.rowsPad - row);
+    for (uint32_t row = 0; row < item.rows; row += t.chunkRows) {
+      const uint32_t rows = Smaller(t.chunkRows, item.rows - row);
       FromL0c(part, Result(2)[row * kFractal], partColumns_ / kFractal, rows * kFractal,
-              (step.rowsPad - rows) / kFractal);
+              (item.rows - rows) / kFractal);
       Barrier();
-      output_.Accumulate(part, softmax_.Alpha(step), row, rows);
+      output_.Accumulate(part, softmax_.Alpha(step), item.row + row, rows);
     }
     SetFlag<HardEvent::V_M>(2);
-    if (step.last) {
+    if (step.last && item.closes) {
       if (t.lse) softmax_.Settle(step, step.rowsPad);
       output_.Finish(step, softmax_.Max(step), softmax_.Sums(step), step.firstRow, step.rowsPad,
                      step.rows);
@@ -361,7 +424,8 @@ class CoupledCore {
   }
 
   __aicore__ inline LocalTensor<float> Result(int32_t index) {
-    return results_.Get<float>()[static_cast<uint32_t>(index) * tiling_->blockRows * kPanel];
+    const uint32_t cells = tiling_->groupRows * tiling_->stepColumns;
+    return results_.Get<float>()[static_cast<uint32_t>(index) * cells];
   }
 
   const FlashAttentionTiling* tiling_;
@@ -375,7 +439,11 @@ class CoupledCore {
   Softmax<T> softmax_;
   Output<T> output_;
   uint32_t partColumns_;
-  uint32_t keyTurn_ = 0, valueTurn_ = 0, scoreTurn_ = 0, probTurn_ = 0, partTurn_ = 0;
+  StepWalker walker_;
+  Step step_;  // at hand, of which `row_` rows have been given out
+  uint32_t row_ = 0;
+  uint32_t keyTurn_ = 0, valueTurn_ = 0, scoreTurn_ = 0, partTurn_ = 0;  // buffers of steps
+  uint32_t scoreItem_ = 0, probItem_ = 0, partItem_ = 0;                 // and of items
 };
 
 }  // namespace omfuse

@@ -156,7 +156,8 @@ class CubeCore {
                  t.qRowStride, step.rowsPad);
       }
       if (step.rowsPad > step.rows) {
-        RepeatRow(to[step.rows * kFractal], first, step.rowsPad - step.rows, t.depth, step.rowsPad);
+        RepeatRows(to[step.rows * kFractal], first, t.qLen, step.rowsPad - step.rows, t.depth,
+                   t.qRowStride, step.rowsPad);
       }
     }
     SetFlag<HardEvent::MTE2_MTE1>(flag);
