@@ -46,7 +46,7 @@ class CoupledCore {
     for (uint32_t i = 0; i < 3; ++i) {
       if (!Pull(&ring[i])) break;
       LoadKeys(ring[i]);
-      PassKeys(ring[i]);
+      PassOn(ring[i]);
       if (i == 0) {
         LoadValues(ring[0]);
         ComputeScores(ring[0]);
@@ -61,7 +61,7 @@ class CoupledCore {
       if (i >= kLag && i - kLag < pulled) {
         AddPart(ring[(i - kLag) % kRing]);  // makes room for the next part
       }
-      if (more) PassKeys(ring[(i + 3) % kRing]);
+      if (more) PassOn(ring[(i + 3) % kRing]);
       if (i >= 1 && i - 1 < pulled) ComputeParts(ring[(i - 1) % kRing]);
       if (i + 1 < pulled) LoadValues(ring[(i + 1) % kRing]);
     }
@@ -174,6 +174,13 @@ class CoupledCore {
     WaitFlag<HardEvent::MTE3_MTE2>(kStagingFlag);
     CopyQueries(step, staging);
     SetFlag<HardEvent::MTE2_V>(kStagingFlag);
+  }
+
+  __aicore__ inline void PassQueries(const Step& step) {
+    const FlashAttentionTiling& t = *tiling_;
+    const int32_t turn = static_cast<int32_t>(step.turn % 2);
+    const LocalTensor<T> to = Queries(step);
+    const LocalTensor<T> staging = staging_.template Get<T>();
     WaitFlag<HardEvent::MTE2_V>(kStagingFlag);
     const uint64_t repeated = (1ull << (kFractal - t.depth % kFractal)) - 1;
     ClearLanes(staging[(t.depthPad - kFractal) * step.rowsPad], step.rowsPad,
@@ -256,10 +263,17 @@ class CoupledCore {
     return operands_.template Get<T>()[buffer * tiling_->groupRows * tiling_->stepColumns];
   }
 
+  // What has to pass UB on its way to L1, later than the loads, so that the vector unit does not
+  // wait for them.
+  __aicore__ inline void PassOn(const Item& item) {
+    if (!item.opens) return;
+    if (tiling_->depth % kFractal && item.step.first) PassQueries(item.step);
+    if (ShortKeys()) PassKeys(item);
+  }
+
   // Short keys go by UB, where what is not theirs becomes zero: another row's NaN or infinity would
   // survive the zeros of the queries.
   __aicore__ inline void PassKeys(const Item& item) {
-    if (!ShortKeys() || !item.opens) return;
     const int32_t flag = static_cast<int32_t>(4 + keyTurn_);
     const LocalTensor<T> staging = keyStaging_.template Get<T>();
     WaitFlag<HardEvent::MTE2_V>(kKeyStagingFlag);
