@@ -168,20 +168,20 @@ def test_run_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_what_the_kernel_refuses_is_said(tmp_path: Path) -> None:
-    """310P copies whole blocks of 32 bytes: a depth of 8 is refused, never computed elsewhere."""
+    """A depth of 257 is refused, never computed elsewhere."""
     compiler()
     attrs = FlashAttentionAttrs(1, 1, 0.3)
-    feeds = draw_feeds(attrs, 5, 6, 8, "float32", set(), (), 0)
+    feeds = draw_feeds(attrs, 5, 6, 257, "float32", set(), (), 0)
     with HostSession(one_node(attrs, feeds, False), kernel="ascendc-310p") as session:
         with pytest.raises(ToolchainError) as caught:
             session.run(feeds)
-        assert "32-byte blocks" in caught.value.message
+        assert "257 is above 256" in caught.value.message
     with HostSession(
         one_node(attrs, feeds, False), kernel="ascendc-310p", isolated=True
     ) as session:
         with pytest.raises(ToolchainError) as caught:
             session.run(feeds)
-        assert "32-byte blocks" in caught.value.message
+        assert "257 is above 256" in caught.value.message
 
 
 def test_a_mask_value_beyond_fp16_hides_and_does_not_poison() -> None:

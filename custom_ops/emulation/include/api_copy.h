@@ -59,29 +59,35 @@ inline void CountWrite(Core& core, const Storage& to, uint64_t bytes) {
   (to.workspace ? traffic.workspace_write : traffic.tensor_write) += bytes;
 }
 
-// Pieces of `length` bytes from one side to the other on `pipe`.
-inline void Move(const char* name, int pipe, const Side& to, const Side& from, uint32_t blocks,
-                 uint64_t length, uint32_t busy, uint32_t latency) {
-  if (!blocks || !length) return;
-  Core& core = omfuse_emu::Machine::Current();
+// An instruction that takes pieces of `length` bytes from one side to the other.
+inline Instruction Bursts(const char* name, const Side& to, const Side& from, uint32_t blocks,
+                          uint64_t length, uint32_t busy, uint32_t latency) {
   Instruction instruction;
   instruction.name = name;
   instruction.busy = busy;
   instruction.latency = latency;
-  instruction.copies = true;
-  if (core.machine().checks()) {
+  if (omfuse_emu::Machine::Current().machine().checks()) {
     for (uint32_t i = 0; i < blocks; ++i) {
       omfuse_emu::Append(&instruction.reads, from.storage, from.offset + i * from.step, length);
       omfuse_emu::Append(&instruction.writes, to.storage, to.offset + i * to.step, length);
     }
   }
+  return instruction;
+}
+
+// Copies them on `pipe`.
+inline void Move(const char* name, int pipe, const Side& to, const Side& from, uint32_t blocks,
+                 uint64_t length, uint32_t busy, uint32_t latency) {
+  if (!blocks || !length) return;
+  Instruction instruction = Bursts(name, to, from, blocks, length, busy, latency);
+  instruction.copies = true;
   instruction.run = [=] {
     for (uint32_t i = 0; i < blocks; ++i) {
       omfuse_emu::CopyBytes(to.storage, to.offset + i * to.step, *from.storage,
                             from.offset + i * from.step, length);
     }
   };
-  core.Issue(pipe, std::move(instruction));
+  omfuse_emu::Machine::Current().Issue(pipe, std::move(instruction));
 }
 
 inline uint32_t ReadLatency(const Storage& from) {
@@ -106,17 +112,8 @@ void Accumulate(const char* name, const Side& to, const Side& from, uint32_t blo
                 uint64_t length, uint32_t busy) {
   Core& core = omfuse_emu::Machine::Current();
   if (core.adding != sizeof(T)) core.Fail(std::string(name) + ": SetAtomicAdd has another type");
-  Instruction instruction;
-  instruction.name = name;
-  instruction.busy = busy;
-  instruction.latency = omfuse_emu::kWriteLatency;
+  Instruction instruction = Bursts(name, to, from, blocks, length, busy, omfuse_emu::kWriteLatency);
   instruction.adds = true;
-  if (core.machine().checks()) {
-    for (uint32_t i = 0; i < blocks; ++i) {
-      omfuse_emu::Append(&instruction.reads, from.storage, from.offset + i * from.step, length);
-      omfuse_emu::Append(&instruction.writes, to.storage, to.offset + i * to.step, length);
-    }
-  }
   instruction.run = [=] {
     for (uint32_t i = 0; i < blocks; ++i) {
       T* into = reinterpret_cast<T*>(to.storage->data + to.offset + i * to.step);
