@@ -110,6 +110,7 @@ SPLIT_ONLY = [
             ("mask", {}, {"depth": 59, "mask": (1, 1, 33, 77)}),
             ("split", {}, {"heads": 8, "kv_heads": 2, "q_len": 1, "kv_len": 2500}),
             ("cap", {"softcap": 5.0}, {"scale": 1.0}),
+            ("no-room", {}, {"depth": 256, "mask": (1, 1, 33, 77)}),
         )
     ),
     Case("split-uniform", q_len=1, kv_len=3000, lengths=(9,), attrs={"masked_rows": "uniform"}),

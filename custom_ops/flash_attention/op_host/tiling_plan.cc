@@ -345,7 +345,12 @@ bool PlanTiling(const Problem& p, const Platform& chip, FlashAttentionTiling* ti
 
   t.splits = 1;
   t.taskRun = !chip.split && t.valueDepth < 16;  // how many, once the blocks are known
-  if (!Block(p, chip, &t)) {
+  bool fits = Block(p, chip, &t);
+  if (!fits && t.innerHalf) {  // which takes a buffer more; fp32 is never worse
+    t.innerHalf = 0;
+    fits = Block(p, chip, &t);
+  }
+  if (!fits) {
     return (Rejection() << "the buffers do not fit in a UB of " << chip.ub_bytes << " bytes")
         .To(why);
   }
