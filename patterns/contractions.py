@@ -9,20 +9,35 @@ from typing import Any
 from omfuse.match.rules import ScoresStep, Step, WeightsStep, lift
 
 
-def matmul_equation(rank_a: int, rank_b: int, swap_a: bool, swap_b: bool) -> tuple[str, str, str]:
-    """Return the index labels of a batched matrix product with numpy broadcasting."""
-    letters = string.ascii_lowercase
-    batch = letters[: max(rank_a, rank_b) - 2]
-    a = batch[len(batch) - (rank_a - 2) :] + ("zx" if swap_a else "xz")
-    b = batch[len(batch) - (rank_b - 2) :] + ("yz" if swap_b else "zy")
-    return a, b, batch + "xy"
+def matmul_equation(
+    rank_a: int, rank_b: int, swap_a: bool, swap_b: bool, row_first: tuple[bool, bool]
+) -> tuple[str, str, str]:
+    """Return the index labels of a batched matrix product with numpy broadcasting.
+
+    ``row_first`` says of each side whether the rows of its matrices stand before the batch.
+    """
+    batch = string.ascii_lowercase[: max(rank_a, rank_b) - 2]
+    sides = []
+    for rank, matrix, first in (
+        (rank_a, "zx" if swap_a else "xz", row_first[0]),
+        (rank_b, "yz" if swap_b else "zy", row_first[1]),
+    ):
+        own = batch[len(batch) - (rank - 2) :]
+        sides.append(matrix[0] + own + matrix[1] if first else own + matrix)
+    return sides[0], sides[1], batch + "xy"
 
 
-def _product(step: Step, swap_a: bool, swap_b: bool, factor: float) -> Iterator[Any]:
+def _product(
+    step: Step,
+    swap_a: bool,
+    swap_b: bool,
+    factor: float,
+    row_first: tuple[bool, bool] = (False, False),
+) -> Iterator[Any]:
     rank_a, rank_b = len(step.shape(0)), len(step.shape(1))
     if min(rank_a, rank_b) < 2:
         raise step.decline("contraction", "a product with a vector", attention=False)
-    a, b, out = matmul_equation(rank_a, rank_b, swap_a, swap_b)
+    a, b, out = matmul_equation(rank_a, rank_b, swap_a, swap_b, row_first)
     assert isinstance(step, (ScoresStep, WeightsStep))
     yield step.contracted(a, b, out, factor)
 
@@ -49,11 +64,21 @@ def matmul(step: Step) -> Iterator[Any]:
 @lift("com.microsoft::FusedMatMul")
 @lift("com.microsoft::FusedMatMul", side="weights")
 def fused_matmul(step: Step) -> Iterator[Any]:
-    """Read onnxruntime's product with a factor and transposes."""
-    if step.attr("transBatchA", 0) or step.attr("transBatchB", 0):
-        raise step.decline("contraction", "FusedMatMul transposes the batch")
+    """Read onnxruntime's product with a factor and transposes, also of the batch.
+
+    Before::
+
+        s = com.microsoft.FusedMatMul<alpha=0.5, transB=1>(q, k)
+        p = Softmax<axis=-1>(s)
+        y = MatMul(p, v)
+
+    After::
+
+        softmax_k(0.5*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,h,q,e]
+    """
     swap_a, swap_b = bool(step.attr("transA", 0)), bool(step.attr("transB", 0))
-    yield from _product(step, swap_a, swap_b, float(step.attr("alpha", 1.0)))
+    row_first = bool(step.attr("transBatchA", 0)), bool(step.attr("transBatchB", 0))
+    yield from _product(step, swap_a, swap_b, float(step.attr("alpha", 1.0)), row_first)
 
 
 @lift("Gemm")

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnx import TensorProto
 
+from omfuse.graph.view import Node
 from omfuse.match.rules import ScoresStep, WeightsStep, lift
 from omfuse.match.state import Factor, Term
 
@@ -168,8 +169,9 @@ def nan_guard(step: WeightsStep) -> Iterator[Any]:
     """
     test = step.facts.view.producer(step.node.inputs[0])
     if step.index == 2 and step.scalar(1) == 0.0 and test is not None and test.op == "IsNaN":
-        if test.inputs[0] == step.state.value:
-            yield step.down(nan_guard=True, nodes=(*step.state.nodes, test))
+        tested, casts = _before_casts(step, test.inputs[0])
+        if tested == _before_casts(step, step.state.value)[0]:
+            yield step.down(nan_guard=True, nodes=(*step.state.nodes, test, *casts))
         return
     for zero, keep in ((1, False), (2, True)):
         if step.index == 3 - zero and step.scalar(zero) == 0.0:
@@ -177,6 +179,17 @@ def nan_guard(step: WeightsStep) -> Iterator[Any]:
             yield step.down(nan_guard=True, masks=(*step.state.masks, mask))
             return
     raise step.decline("weights-select", "the weights are replaced where a condition holds")
+
+
+def _before_casts(step: WeightsStep, value: str) -> tuple[str, list[Node]]:
+    """Return what float casts made a value of, and the casts: they keep NaN, and only that."""
+    casts: list[Node] = []
+    node = step.facts.view.producer(value)
+    while node is not None and node.op == "Cast" and node.attrs.get("to") in FLOATS:
+        value = node.inputs[0]
+        casts.append(node)
+        node = step.facts.view.producer(value)
+    return value, casts
 
 
 @lift("Mul", side="weights")

@@ -29,7 +29,12 @@ def build(
         g ({inputs}) => (float {output}) {{ {body} }}"""
     model = parser.parse_model(text)
     model.graph.output[0].type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(model)
+    model = onnx.shape_inference.infer_shapes(model)
+    made = model.graph.output[0].type.tensor_type
+    if not made.HasField("shape"):  # onnx knows no shapes of other domains
+        for axis in "bhqe":
+            made.shape.dim.add().dim_param = axis
+    return model
 
 
 def feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:

@@ -23,7 +23,11 @@ _LIKE_FIRST = set(
     "Identity Transpose Reshape Unsqueeze Squeeze Expand Tile Slice Concat Gather GatherND "
     "GatherElements Split MatMul Gemm Einsum Add Sub Mul Div Pow Neg Sqrt Exp Log Tanh Sigmoid "
     "Softmax LogSoftmax Dropout Clip Max Min Sum Abs Reciprocal ReduceSum ReduceMax ReduceMean "
-    "Relu Erf Trilu Pad LayerNormalization Range".split()
+    "Relu Erf Trilu Pad LayerNormalization Range SimplifiedLayerNormalization "
+    "com.microsoft::FusedMatMul com.microsoft::TransposeMatMul com.microsoft::FusedGemm "
+    "com.microsoft::SkipLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization "
+    "com.microsoft::Gelu com.microsoft::BiasGelu com.microsoft::FastGelu "
+    "com.microsoft::QuickGelu".split()
 )
 
 

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from omfuse.graph import content_rules, dtype_rules, shape_rules
+from omfuse.graph import content_rules, dtype_rules, ort_shape_rules, shape_rules
 from omfuse.graph.dims import Size, symbol
 from omfuse.graph.valid import Schemas, check_nodes
 from omfuse.graph.view import GraphView, Node
@@ -149,7 +149,9 @@ class Facts:
             for index, output in enumerate(node.outputs):
                 if not output:
                     continue
-                shape = _or_unknown(shape_rules.infer, self, node, index)
+                shape = _or_unknown(ort_shape_rules.infer, self, node, index)
+                if shape is None:
+                    shape = _or_unknown(shape_rules.infer, self, node, index)
                 declared = self._declared.get(output, (0, None))[1]
                 if shape is None:
                     shape = declared

@@ -35,7 +35,12 @@ def declare_elementwise(op: str) -> None:
     _RULES.setdefault(op, _elementwise)
 
 
-def _shape(facts: Facts, node: Node, index: int) -> Shape:
+def shape_of(facts: Facts, node: Node, index: int) -> Shape:
+    """Return the shape of an input.
+
+    Raises:
+        KeyError: it is absent or unknown.
+    """
     if index >= len(node.inputs) or not node.inputs[index]:
         raise KeyError(index)
     shape = facts.shape(node.inputs[index])
@@ -54,11 +59,11 @@ def _sizes(facts: Facts, node: Node, index: int, attribute: str | None = None) -
 
 
 def _same(facts: Facts, node: Node, _index: int) -> Shape:
-    return _shape(facts, node, 0)
+    return shape_of(facts, node, 0)
 
 
 def _elementwise(facts: Facts, node: Node, _index: int) -> Shape:
-    shapes = [_shape(facts, node, i) for i in range(len(node.inputs))]
+    shapes = [shape_of(facts, node, i) for i in range(len(node.inputs))]
     rank = max(len(shape) for shape in shapes)
     result: list[Size] = [1] * rank
     for shape in shapes:
@@ -100,22 +105,28 @@ def _reshape(facts: Facts, node: Node, _index: int) -> Shape | None:
 
 
 def _transpose(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = _shape(facts, node, 0)
+    shape = shape_of(facts, node, 0)
     perm = node.attrs.get("perm") or list(range(len(shape)))[::-1]
     return tuple(shape[axis] for axis in perm)
 
 
 def _matmul(facts: Facts, node: Node, _index: int) -> Shape:
-    a, b = list(_shape(facts, node, 0)), list(_shape(facts, node, 1))
-    if node.attrs.get("transA"):
-        a[-1], a[-2] = a[-2], a[-1]
-    if node.attrs.get("transB"):
-        b[-1], b[-2] = b[-2], b[-1]
+    return matmul_shape(shape_of(facts, node, 0), shape_of(facts, node, 1))
+
+
+def matmul_shape(a: Shape, b: Shape, swap_a: bool = False, swap_b: bool = False) -> Shape:
+    """Return the shape of a product of stacked matrices with numpy broadcasting.
+
+    Raises:
+        ValueError: a side is a vector.
+    """
+    a = (*a[:-2], *a[:-3:-1]) if swap_a else a
+    b = (*b[:-2], *b[:-3:-1]) if swap_b else b
     if len(a) == 1 or len(b) == 1:
         raise ValueError
     rank = max(len(a), len(b))
-    left = [1] * (rank - len(a)) + a[:-2]
-    right = [1] * (rank - len(b)) + b[:-2]
+    left = [1] * (rank - len(a)) + list(a[:-2])
+    right = [1] * (rank - len(b)) + list(b[:-2])
     batch = [broadcast(x, y) for x, y in zip(left, right, strict=True)]
     return (*batch, a[-2], b[-1])
 
@@ -126,7 +137,7 @@ def _einsum(facts: Facts, node: Node, _index: int) -> Shape:
     if "." in left or not out:
         raise ValueError
     for index, letters in enumerate(left.split(",")):
-        for letter, size in zip(letters, _shape(facts, node, index), strict=True):
+        for letter, size in zip(letters, shape_of(facts, node, index), strict=True):
             sizes[letter] = broadcast(sizes.get(letter, 1), size)
     return tuple(sizes[letter] for letter in out)
 
@@ -140,7 +151,7 @@ def _axes(facts: Facts, node: Node) -> list[int] | None:
 
 
 def _unsqueeze(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axes = list(_shape(facts, node, 0)), _axes(facts, node) or []
+    shape, axes = list(shape_of(facts, node, 0)), _axes(facts, node) or []
     rank = len(shape) + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         shape.insert(axis, 1)
@@ -148,7 +159,7 @@ def _unsqueeze(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _squeeze(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axes = _shape(facts, node, 0), _axes(facts, node)
+    shape, axes = shape_of(facts, node, 0), _axes(facts, node)
     if axes is None:
         if any(isinstance(size, Dim) for size in shape):
             raise ValueError
@@ -158,7 +169,7 @@ def _squeeze(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _concat(facts: Facts, node: Node, _index: int) -> Shape:
-    shapes = [list(_shape(facts, node, i)) for i in range(len(node.inputs))]
+    shapes = [list(shape_of(facts, node, i)) for i in range(len(node.inputs))]
     axis = node.attrs["axis"] % len(shapes[0])
     result: list[Size] = list(shapes[0])
     for shape in shapes[1:]:
@@ -171,7 +182,7 @@ def _concat(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _slice(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = list(_shape(facts, node, 0))
+    shape = list(shape_of(facts, node, 0))
     try:
         starts, ends = _sizes(facts, node, 1, "starts"), _sizes(facts, node, 2, "ends")
     except KeyError:
@@ -215,7 +226,7 @@ def _slice_length(size: Size, start: Any, end: Any, step: Any, unknown: Dim) -> 
 
 
 def _expand(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = _shape(facts, node, 0)
+    shape = shape_of(facts, node, 0)
     target = _sizes(facts, node, 1)
     rank = max(len(shape), len(target))
     padded = [1] * (rank - len(shape)) + list(shape)
@@ -225,17 +236,17 @@ def _expand(facts: Facts, node: Node, _index: int) -> Shape:
 
 def _tile(facts: Facts, node: Node, _index: int) -> Shape:
     repeats = _sizes(facts, node, 1)
-    return tuple(s * r for s, r in zip(_shape(facts, node, 0), repeats, strict=True))
+    return tuple(s * r for s, r in zip(shape_of(facts, node, 0), repeats, strict=True))
 
 
 def _gather(facts: Facts, node: Node, _index: int) -> Shape:
-    data, index = _shape(facts, node, 0), _shape(facts, node, 1)
+    data, index = shape_of(facts, node, 0), shape_of(facts, node, 1)
     axis = node.attrs.get("axis", 0) % len(data)
     return (*data[:axis], *index, *data[axis + 1 :])
 
 
 def _split(facts: Facts, node: Node, index: int) -> Shape:
-    shape = list(_shape(facts, node, 0))
+    shape = list(shape_of(facts, node, 0))
     axis = node.attrs.get("axis", 0) % len(shape)
     if "split" in node.attrs or (len(node.inputs) > 1 and node.inputs[1]):
         shape[axis] = _sizes(facts, node, 1, "split")[index]
@@ -252,11 +263,12 @@ def _constant_of_shape(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _gemm(facts: Facts, node: Node, _index: int) -> Shape:
-    return _matmul(facts, node, 0)
+    swap_a, swap_b = bool(node.attrs.get("transA")), bool(node.attrs.get("transB"))
+    return matmul_shape(shape_of(facts, node, 0), shape_of(facts, node, 1), swap_a, swap_b)
 
 
 def _reduce(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axes = _shape(facts, node, 0), _axes(facts, node)
+    shape, axes = shape_of(facts, node, 0), _axes(facts, node)
     gone = set(range(len(shape))) if axes is None else {axis % len(shape) for axis in axes}
     if node.attrs.get("keepdims", 1):
         return tuple(1 if axis in gone else size for axis, size in enumerate(shape))
@@ -284,7 +296,7 @@ def _if(facts: Facts, node: Node, index: int) -> Shape | None:
 
 
 def _pad(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, pads = list(_shape(facts, node, 0)), _sizes(facts, node, 1, "pads")
+    shape, pads = list(shape_of(facts, node, 0)), _sizes(facts, node, 1, "pads")
     if len(node.inputs) > 3 and node.inputs[3]:
         axes = [int(axis) % len(shape) for axis in _sizes(facts, node, 3)]
     else:
@@ -295,7 +307,15 @@ def _pad(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _conv(facts: Facts, node: Node, _index: int) -> Shape:
-    data, weight = _shape(facts, node, 0), _shape(facts, node, 1)
+    return conv_shape(shape_of(facts, node, 0), shape_of(facts, node, 1), node)
+
+
+def conv_shape(data: Shape, weight: Shape, node: Node) -> Shape:
+    """Return the output of a convolution over ``[N, C, ...]``.
+
+    Raises:
+        ValueError: ``auto_pad`` is used.
+    """
     spatial = len(data) - 2
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         raise ValueError
@@ -312,11 +332,11 @@ def _conv(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _like_indices(facts: Facts, node: Node, _index: int) -> Shape:
-    return _shape(facts, node, 1)
+    return shape_of(facts, node, 1)
 
 
 def _gather_nd(facts: Facts, node: Node, _index: int) -> Shape:
-    data, indices = _shape(facts, node, 0), _shape(facts, node, 1)
+    data, indices = shape_of(facts, node, 0), shape_of(facts, node, 1)
     depth, batch = indices[-1], node.attrs.get("batch_dims", 0)
     if not isinstance(depth, int):
         raise ValueError
@@ -324,13 +344,13 @@ def _gather_nd(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _flatten(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axis = list(_shape(facts, node, 0)), node.attrs.get("axis", 1)
+    shape, axis = list(shape_of(facts, node, 0)), node.attrs.get("axis", 1)
     axis = axis % len(shape) if axis < 0 else axis
     return product(shape[:axis]), product(shape[axis:])
 
 
 def _resize(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = _shape(facts, node, 0)
+    shape = shape_of(facts, node, 0)
     if len(node.inputs) > 3 and node.inputs[3]:
         return tuple(_sizes(facts, node, 3))
     scales = _sizes(facts, node, 2)
@@ -348,7 +368,7 @@ _UNARY = """
     Not IsNaN Abs Reciprocal Floor Ceil Round Sin Cos Gelu LeakyRelu HardSwish HardSigmoid Elu
     Softplus CumSum Trilu ScatterND ScatterElements LayerNormalization RMSNormalization
     InstanceNormalization GroupNormalization BatchNormalization QuantizeLinear DequantizeLinear
-    Hardmax RotaryEmbedding com.microsoft::Gelu com.microsoft::QuickGelu com.microsoft::FastGelu
+    Hardmax RotaryEmbedding
 """
 _REDUCE = "ReduceSum ReduceMax ReduceMin ReduceMean ReduceProd ReduceL2 ReduceL1 ReduceLogSumExp"
 
@@ -359,7 +379,6 @@ _RULES: dict[str, Callable[[Any, Any, int], Shape | None]] = {
     "Reshape": _reshape,
     "Transpose": _transpose,
     "MatMul": _matmul,
-    "com.microsoft::FusedMatMul": _matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,
     "Unsqueeze": _unsqueeze,
