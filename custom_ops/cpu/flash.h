@@ -14,9 +14,21 @@
 namespace omfuse {
 namespace {
 
+constexpr int64_t kFewTasks = 64, kSmallTask = kLanes < 16 ? kLanes : 16;
+
 int64_t RowsOfHead(const Problem& p) { return p.heads / p.kv_heads * p.q_len; }
 
-int64_t RowBlocks(const Problem& p) { return (RowsOfHead(p) + kLanes - 1) / kLanes; }
+// Tasks of full width read K and V least often; where they are few, smaller ones keep all threads
+// busy to the end.
+int64_t RowsOfTask(const Problem& p) {
+  const int64_t wide = (RowsOfHead(p) + kLanes - 1) / kLanes * p.kv_heads * p.batch;
+  return wide < kFewTasks ? kSmallTask : kLanes;
+}
+
+int64_t RowBlocks(const Problem& p) {
+  const int64_t rows = RowsOfTask(p);
+  return (RowsOfHead(p) + rows - 1) / rows;
+}
 
 int64_t Tasks(const Problem& p) { return p.batch * p.kv_heads * RowBlocks(p); }
 
@@ -42,16 +54,18 @@ void Run(const Problem& p, int64_t number, float* scratch) {
   task.batch = number / blocks / p.kv_heads;
   task.k_base = Offset(p.key, task.batch, task.kv_head, 0);
   task.v_base = Offset(p.value, task.batch, task.kv_head, 0);
-  const int64_t first = block * kLanes;
-  const int count = static_cast<int>(std::min<int64_t>(kLanes, RowsOfHead(p) - first));
-  const int vectors = (count + Vec::kWidth - 1) / Vec::kWidth;
-  const bool narrow = count <= kNarrowRows;
-  const Rows rows =
-      FindRows(p, task.batch, task.kv_head, first, count, narrow ? count : vectors * Vec::kWidth);
+  const int64_t first = block * RowsOfTask(p);
+  const int count = static_cast<int>(std::min(RowsOfTask(p), RowsOfHead(p) - first));
+  const int rest = count % Vec::kWidth;  // rows too few to fill a vector
+  const int narrow = rest <= kNarrowRows ? rest : 0, wide = count - narrow;
+  if (wide) {
+    const int vectors = (wide + Vec::kWidth - 1) / Vec::kWidth;
+    const Rows rows = FindRows(p, task.batch, task.kv_head, first, wide, vectors * Vec::kWidth);
+    RunWith<Vec::kVectors>(vectors, p, task, rows, wide, scratch);
+  }
   if (narrow) {
-    RunNarrow(p, task, rows, count, scratch);
-  } else {
-    RunWith<Vec::kVectors>(vectors, p, task, rows, count, scratch);
+    const Rows rows = FindRows(p, task.batch, task.kv_head, first + wide, narrow, narrow);
+    RunNarrow(p, task, rows, narrow, scratch);
   }
 }
 

@@ -1,6 +1,6 @@
 // Vectors of floats: one struct an instruction set, chosen by OMFUSE_SIMD_* when compiling.
 //
-// kWidth lanes a vector; kVectors x kRows accumulators of a tile; kSums accumulators of a row.
+// kWidth lanes a vector; kVectors x kRows accumulators of a tile of kVectors; kSums of a row.
 // MulAdd(a, b, c)      a * b + c
 // Max(a, b)            the second operand where the first is NaN
 // KeepBetween          x where low <= k <= high, -inf elsewhere

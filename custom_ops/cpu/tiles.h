@@ -66,7 +66,7 @@ void ValueTile(const float* p, const float* v, int64_t stride, int64_t keys, con
   }
 }
 
-// Calls f with R = min(count, kRows) rows at a time as a compile-time constant.
+// Calls f with the number of rows, count, as a compile-time constant.
 template <int R, class F>
 void Tail(int64_t first, int64_t count, F&& f) {
   if constexpr (R > 0) {
@@ -78,13 +78,17 @@ void Tail(int64_t first, int64_t count, F&& f) {
   }
 }
 
-template <class F>
+// Rows of a tile of N vectors: as many as there are accumulators, so that none waits for another.
+constexpr int TileRows(int n) {
+  return Vec::kVectors * Vec::kRows / n < 8 ? Vec::kVectors * Vec::kRows / n : 8;
+}
+
+template <int N, class F>
 void ForRows(int64_t count, F&& f) {
+  constexpr int rows = TileRows(N);
   int64_t first = 0;
-  for (; first + Vec::kRows <= count; first += Vec::kRows) {
-    f(first, std::integral_constant<int, Vec::kRows>());
-  }
-  Tail<Vec::kRows - 1>(first, count - first, f);
+  for (; first + rows <= count; first += rows) f(first, std::integral_constant<int, rows>());
+  Tail<rows - 1>(first, count - first, f);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 // one number at a time from where they lie.  So neither K nor V is ever packed, the softmax needs
 // no reduction across lanes, and masks become one interval [low, high] of keys a lane.
 //
-//   scores  S^T[key][row] = K . Q^T                  kRows x kVectors accumulators
+//   scores  S^T[key][row] = K . Q^T                  a tile of accumulators
 //   softmax online in the rows (Milakov & Gimelshein 2018; Dao et al. 2022)
 //   values  O^T[e][row]   = O^T * alpha + V^T . P^T  the rescaling is part of loading O
 #pragma once
@@ -117,14 +117,14 @@ void RunWide(const Problem& p, const Task& task, const Rows& rows, int count, fl
     int64_t stride;
     const float* k = FloatRows(p.key, p.type, task.k_base + key * p.key.stride[2], keys, p.depth,
                                false, k_buffer, &stride);
-    ForRows(keys, [&](int64_t j, auto r) {
+    ForRows<N>(keys, [&](int64_t j, auto r) {
       ScoreTile<N, decltype(r)::value>(q, k + j * stride, stride, p.depth, scores + j * lanes);
     });
     Shape<N>(p, rows, key, keys, places.same, tensors ? terms : nullptr, scores);
     Softmax<N>(keys, scores, top, total, alpha);
     const float* v = FloatRows(p.value, p.type, task.v_base + key * p.value.stride[2], keys,
                                p.v_depth, false, v_buffer, &stride);
-    ForRows(p.v_depth, [&](int64_t e, auto r) {
+    ForRows<N>(p.v_depth, [&](int64_t e, auto r) {
       ValueTile<N, decltype(r)::value>(scores, v + e, stride, keys, alpha, out + e * lanes);
     });
   }
