@@ -131,7 +131,10 @@ def run_tests(
     schedules: Annotated[
         int, typer.Option(min=0, help="Random orders of the pipes to run each case in.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the values.")] = 0,
+    random: Annotated[
+        int, typer.Option(min=0, help="Random cases that mix shapes and features, after the grid.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the values and of random cases.")] = 0,
     json: _Json = False,
 ) -> int:
     """Run the emulated kernel over a grid of cases; exit 1 when one misses its error budget."""
@@ -144,7 +147,7 @@ def run_tests(
         console.print_line(f"[{number}/{count}] {result.arch} {result.name}: {mark}")
 
     with console.progress("building the emulated kernel and running the grid"):
-        results = verify.run_grid(arches, quick, seed, checks, schedules, show)
+        results = verify.run_grid(arches, quick, seed, checks, schedules, random, show)
     failed = [result for result in results if not result.ok]
     if json:
         console.print_json(
