@@ -94,8 +94,8 @@ def generate(folder: Path, groups: list[str], only: str, timeout: float) -> dict
                     failures[name] = str(entry)[:300]
                     note = f"{status}: {str(entry)[:160]}"
                 print(f"{name:48s} {seconds:5.1f} s  {note}", file=sys.stderr, flush=True)
-                _save(folder / "manifest.json", {"cases": cases})
-                _save(folder / "failures.json", failures)
+                save_json(folder / "manifest.json", {"cases": cases})
+                save_json(folder / "failures.json", failures)
     return {"cases": cases, "failures": failures}
 
 
@@ -103,7 +103,7 @@ def _load(path: Path, default: Any) -> Any:
     return json.loads(path.read_text()) if path.exists() else default
 
 
-def _save(path: Path, value: Any) -> None:
+def save_json(path: Path, value: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1))
     partial.replace(path)

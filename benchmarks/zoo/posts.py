@@ -11,7 +11,6 @@ whose result onnxruntime does not run, leaves it out; so does one that changes n
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 from benchmarks.corpus import Case, feeds_of, load_cases
 from benchmarks.worker import Worker
+from benchmarks.zoo.generate import save_json
 
 
 def ort_optimized(source: str, target: str, level: str) -> None:
@@ -129,7 +129,7 @@ def derive(corpus: Path, folder: Path, tools: list[str], only: str, every: int) 
                 part.rename(folder / f"{name}.onnx")
                 entry = {k: v for k, v in case.items() if k != "path"}
                 made.append({**entry, "id": name, "file": f"{name}.onnx", "post": tool})
-    (folder / "manifest.json").write_text(json.dumps({"cases": made}))
+    save_json(folder / "manifest.json", {"cases": made})
     return ends
 
 

@@ -54,8 +54,8 @@ void Run(const Problem& p, int64_t number, float* scratch) {
   task.batch = number / blocks / p.kv_heads;
   task.k_base = Offset(p.key, task.batch, task.kv_head, 0);
   task.v_base = Offset(p.value, task.batch, task.kv_head, 0);
-  const int64_t first = block * RowsOfTask(p);
-  const int count = static_cast<int>(std::min(RowsOfTask(p), RowsOfHead(p) - first));
+  const int64_t height = RowsOfTask(p), first = block * height;
+  const int count = static_cast<int>(std::min(height, RowsOfHead(p) - first));
   const int rest = count % Vec::kWidth;  // rows too few to fill a vector
   const int narrow = rest <= kNarrowRows ? rest : 0, wide = count - narrow;
   if (wide) {

@@ -1,6 +1,7 @@
 // Small matrix products with all accumulators in registers: the inner loops of the wide kernel.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -79,9 +80,7 @@ void Tail(int64_t first, int64_t count, F&& f) {
 }
 
 // Rows of a tile of N vectors: as many as there are accumulators, so that none waits for another.
-constexpr int TileRows(int n) {
-  return Vec::kVectors * Vec::kRows / n < 8 ? Vec::kVectors * Vec::kRows / n : 8;
-}
+constexpr int TileRows(int n) { return std::min(Vec::kVectors * Vec::kRows / n, 8); }
 
 template <int N, class F>
 void ForRows(int64_t count, F&& f) {

@@ -9,15 +9,16 @@ from tests.ops.commands import omfuse_json
 from tests.ops.native_code import compiler
 
 from omfuse.custom_ops.flash_attention.reference import flash_attention
-from omfuse.ops import grid, verify
-from omfuse.ops.random_cases import random_cases
+from omfuse.ops import grid, random_cases, verify
 
 ARCHES = ["910b", "310p"]
 
 
 def failures(arch: str, count: int, seed: int, **how: int) -> list[str]:
     compiler()
-    results = [verify.run_case(arch, case, seed, **how) for case in random_cases(arch, count, seed)]
+    results = [
+        verify.run_case(arch, case, seed, **how) for case in random_cases.draw(arch, count, seed)
+    ]
     return [f"{r.name}: {r.problem} {r.ratio:.2f}" for r in results if not r.ok]
 
 
@@ -40,7 +41,7 @@ def test_thousands_of_random_cases_pass(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_every_feature_is_drawn_and_none_the_operator_refuses(arch: str) -> None:
-    cases = random_cases(arch, 400, seed=0)
+    cases = random_cases.draw(arch, 400, seed=0)
     seen = Counter(name for case in cases for name in case.inputs)
     wanted = {*grid.MASKS, "bias", "empty-rows", "sink", "kv_lengths"}
     assert wanted <= set(seen)
@@ -48,12 +49,12 @@ def test_every_feature_is_drawn_and_none_the_operator_refuses(arch: str) -> None
     assert {case.dtype for case in cases} == set(grid.ARCH_TYPES[arch])
     assert {case.attrs.causal for case in cases} == {"none", "top_left", "bottom_right"}
     assert arch == "910b" or not seen["bias32"]
-    assert cases == random_cases(arch, 400, seed=0) != random_cases(arch, 400, seed=1)
+    assert cases == random_cases.draw(arch, 400, seed=0) != random_cases.draw(arch, 400, seed=1)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_allowance_for_few_numbers_hides_no_wrong_scale(seed: int) -> None:
-    case = random_cases("910b", 1, seed)[0]
+    case = random_cases.draw("910b", 1, seed)[0]
     case = dataclasses.replace(case, kv_len=64, q_len=64, inputs=(), extra={"causal": "none"})
     operands = grid.operands(case, seed)
     plain = verify.plain_attention(case.attrs, operands)

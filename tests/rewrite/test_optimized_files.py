@@ -15,7 +15,7 @@ from onnxruntime.quantization import quantize_dynamic
 
 import omfuse
 from omfuse.diff import generate_inputs
-from omfuse.graph import ort_shape_rules
+from omfuse.graph import shape_rules
 from omfuse.graph.facts import model_facts
 from omfuse.graph.view import GraphView
 from omfuse.host.session import HostSession
@@ -189,4 +189,4 @@ def ort_shape(model: onnx.ModelProto) -> tuple[int, ...] | None:
     graph = model.graph
     view = GraphView(graph.node, [v.name for v in graph.input], ["y"], proto=graph)
     facts = model_facts(model, [view])[id(view)]
-    return ort_shape_rules.infer(facts, view.nodes[0], 0)
+    return shape_rules.infer(facts, view.nodes[0], 0)

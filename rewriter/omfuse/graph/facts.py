@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 SMALL = 64  # contents up to this many elements are followed through shape arithmetic
 FOLD_LIMIT = 1 << 22  # constants up to this many elements are evaluated on demand
 
+shape_rules.declare(ort_shape_rules.RULES)
+
 
 class Facts:
     """Shapes, dtypes and constant contents of the values of one graph."""
@@ -149,9 +151,7 @@ class Facts:
             for index, output in enumerate(node.outputs):
                 if not output:
                     continue
-                shape = _or_unknown(ort_shape_rules.infer, self, node, index)
-                if shape is None:
-                    shape = _or_unknown(shape_rules.infer, self, node, index)
+                shape = _or_unknown(shape_rules.infer, self, node, index)
                 declared = self._declared.get(output, (0, None))[1]
                 if shape is None:
                     shape = declared

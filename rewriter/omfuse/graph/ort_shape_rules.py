@@ -5,25 +5,13 @@ Shapes as in ONNX's and onnxruntime's operator documentation (ContribOperators.m
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from omfuse.graph.shape_rules import Shape, conv_shape, matmul_shape, shape_of
+from omfuse.graph.shape_rules import Rule, Shape, conv_shape, matmul_shape, shape_of
 
 if TYPE_CHECKING:
     from omfuse.graph.facts import Facts
     from omfuse.graph.view import Node
-
-
-def infer(facts: Facts, node: Node, index: int) -> Shape | None:
-    """Return the shape of output ``index`` of ``node``, or None where no rule applies."""
-    rule = _RULES.get(node.op)
-    if rule is None:
-        return None
-    try:
-        return rule(facts, node, index)
-    except (TypeError, ValueError, IndexError, KeyError):
-        return None
 
 
 def _first(facts: Facts, node: Node, index: int) -> Shape | None:
@@ -51,14 +39,14 @@ def _fused_matmul(facts: Facts, node: Node, _index: int) -> Shape:
     return matmul_shape(sides[0], sides[1], swap_a, swap_b)
 
 
-def _matmul_of(a: int, b: int) -> Callable[[Any, Any, int], Shape]:
+def _matmul_of(a: int, b: int) -> Rule:
     def rule(facts: Facts, node: Node, _index: int) -> Shape:
         return matmul_shape(shape_of(facts, node, a), shape_of(facts, node, b))
 
     return rule
 
 
-def _conv_of(weight: int) -> Callable[[Any, Any, int], Shape]:
+def _conv_of(weight: int) -> Rule:
     def rule(facts: Facts, node: Node, _index: int) -> Shape:
         return conv_shape(shape_of(facts, node, 0), shape_of(facts, node, weight), node)
 
@@ -80,7 +68,7 @@ _SAME = """
     Gelu BiasGelu FastGelu QuickGelu BiasAdd BiasSoftmax BiasDropout GroupNorm RotaryEmbedding
     QuantizeLinear DequantizeLinear QLinearSigmoid QLinearLeakyRelu QLinearSoftmax
 """
-_RULES: dict[str, Callable[[Any, Any, int], Shape | None]] = {
+RULES: dict[str, Rule] = {
     **{f"com.microsoft::{op}": _first for op in _SAME.split()},
     "SimplifiedLayerNormalization": _first,
     "com.microsoft::SkipLayerNormalization": _skip_norm,

@@ -6,7 +6,7 @@ Operators without a rule here fall back on ``onnx.shape_inference``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omfuse.graph.dims import Dim, Size, broadcast, divide, exact_quotient, product, symbol
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from omfuse.graph.view import Node
 
 Shape = tuple[Size, ...]
+Rule = Callable[[Any, Any, int], Shape | None]  # (facts, node, index of the output)
 _FAR = 1 << 30
 
 
@@ -28,6 +29,11 @@ def infer(facts: Facts, node: Node, index: int) -> Shape | None:
         return rule(facts, node, index)
     except (TypeError, ValueError, IndexError, KeyError):
         return None
+
+
+def declare(rules: Mapping[str, Rule]) -> None:
+    """Add rules; they take the place of what :func:`declare_elementwise` said of an operator."""
+    _RULES.update(rules)
 
 
 def declare_elementwise(op: str) -> None:
@@ -372,7 +378,7 @@ _UNARY = """
 """
 _REDUCE = "ReduceSum ReduceMax ReduceMin ReduceMean ReduceProd ReduceL2 ReduceL1 ReduceLogSumExp"
 
-_RULES: dict[str, Callable[[Any, Any, int], Shape | None]] = {
+_RULES: dict[str, Rule] = {
     **dict.fromkeys(_BINARY.split(), _elementwise),
     **dict.fromkeys(_UNARY.split(), _same),
     **dict.fromkeys(_REDUCE.split(), _reduce),

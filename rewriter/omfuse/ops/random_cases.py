@@ -10,15 +10,16 @@ from omfuse.ops.grid import ARCH_TYPES, BIASES, LAYOUTS, MASKS, GridCase
 
 QUERIES = (1, 2, 5, 16, 33, 64, 65, 100, 129, 197, 260)
 KEYS = (1, 2, 7, 16, 77, 128, 129, 200, 256, 257, 300, 513, 700)
+ASPECT = "random"
 _COUPLED_BLOCK = 32  # bytes that 310P writes at least
 
 
-def random_cases(arch: str, count: int, seed: int) -> list[GridCase]:
+def draw(arch: str, count: int, seed: int) -> list[GridCase]:
     """Return ``count`` cases that the operator of an architecture takes, the same for one seed."""
     rng = np.random.default_rng([seed, *arch.encode()])
     found: list[GridCase] = []
     while len(found) < count:
-        case = _draw(rng, arch)
+        case = _case(rng, arch)
         if arch == "310p" and _refused_by_coupled_chips(case):
             continue
         found.append(case)
@@ -31,7 +32,7 @@ def _refused_by_coupled_chips(case: GridCase) -> bool:
     return 2 * numbers < _COUPLED_BLOCK or (case.lse and case.q_len % 8 != 0)
 
 
-def _draw(rng: np.random.Generator, arch: str) -> GridCase:
+def _case(rng: np.random.Generator, arch: str) -> GridCase:
     def one(*choices: Any) -> Any:
         return choices[rng.integers(len(choices))]
 
@@ -60,7 +61,7 @@ def _draw(rng: np.random.Generator, arch: str) -> GridCase:
         inputs.append(one(*MASKS, "empty-rows"))
     inputs += [name for name, chance in (("sink", 0.15), ("kv_lengths", 0.2)) if sometimes(chance)]
     return GridCase(
-        "random",
+        ASPECT,
         batch=one(1, 1, 2, 3),
         heads=kv_heads * one(1, 1, 2, 4),
         kv_heads=kv_heads,
