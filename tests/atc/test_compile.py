@@ -21,7 +21,7 @@ from omfuse.atc.config import load_soc
 from omfuse.atc.driver import AtcError
 from omfuse.atc.job import CompileResult, Job, output_names
 from omfuse.atc.op_package import version_in_range
-from omfuse.atc.problem import OptionsError
+from omfuse.atc.options.problem import OptionsError
 from omfuse.cli.app import run
 from omfuse.errors import ModelError, NotAvailableError, OmfuseError, OutputError, UsageError
 

@@ -16,7 +16,7 @@ from tests.atc.conftest import DONE, GOOD, START
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
 from omfuse.atc.environment import child_environment, find_toolchain, read_version
 from omfuse.atc.inspect_om import describe_om
-from omfuse.atc.options import AtcOptions
+from omfuse.atc.options.fields import AtcOptions
 from omfuse.atc.process import Tick, run_program
 from omfuse.atc.reports import FusionPass, read_fusion_result
 from omfuse.errors import NotAvailableError, ToolchainError, UsageError

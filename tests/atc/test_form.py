@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 from tests.atc.conftest import FUSED, parse
 
 from omfuse.atc.config import load_soc
-from omfuse.atc.form import AtcForm, FormOptions, count_attention, make_form
-from omfuse.atc.form_masks import clamp_masks
-from omfuse.atc.form_save import save_form
+from omfuse.atc.form.make import AtcForm, FormOptions, count_attention, make_form
+from omfuse.atc.form.masks import clamp_masks
+from omfuse.atc.form.save import save_form
 from omfuse.errors import ModelError, UsageError
 
 P3, B3 = load_soc("Ascend310P3"), load_soc("Ascend910B3")

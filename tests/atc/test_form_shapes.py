@@ -10,7 +10,7 @@ import pytest
 from tests.atc.conftest import parse
 
 import omfuse
-from omfuse.atc.form_shapes import settled_shapes
+from omfuse.atc.form.shapes import settled_shapes
 from omfuse.fuse.contract import is_flash_attention
 from omfuse.host.session import HostSession
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omfuse.atc import messages as m
-from omfuse.atc.flags import FLAGS
+from omfuse.atc.options.flags import FLAGS
 
 START = "ATC start working now, please wait for a moment.\n"
 FAIL = "ATC run failed, Please check the detail log, Try 'atc --help' for more information\n"

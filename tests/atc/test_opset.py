@@ -7,8 +7,8 @@ import pytest
 from tests.atc.conftest import parse
 
 from omfuse.atc.config import load_soc
-from omfuse.atc.form import FormOptions, make_form
-from omfuse.atc.form_opset import lower_opset, model_opset
+from omfuse.atc.form.make import FormOptions, make_form
+from omfuse.atc.form.opset import lower_opset, model_opset
 from omfuse.errors import UsageError
 
 ort.set_default_logger_severity(3)

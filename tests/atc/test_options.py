@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.atc.commands import command_shapes
 
-from omfuse.atc import options as o
-from omfuse.atc.flags import DRIVER_FLAGS, FLAGS, REQUIRED
+from omfuse.atc.options import fields as o
+from omfuse.atc.options.flags import DRIVER_FLAGS, FLAGS, REQUIRED
 from omfuse.errors import UsageError
 
 

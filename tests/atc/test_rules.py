@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from omfuse.atc.config import load_soc
-from omfuse.atc.options import AtcOptions
-from omfuse.atc.problem import OptionsError, RuleBreak
-from omfuse.atc.rules import RuleContext, check
+from omfuse.atc.options.fields import AtcOptions
+from omfuse.atc.options.problem import OptionsError, RuleBreak, RuleContext
+from omfuse.atc.options.rules import check
 
 
 def codes(

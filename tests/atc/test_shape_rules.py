@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omfuse.atc.options import AtcOptions
-from omfuse.atc.shape_rules import check_shapes
+from omfuse.atc.options.fields import AtcOptions
+from omfuse.atc.options.shape_rules import check_shapes
 
 GRAPH = {"x": ["n", 3, "h", "w"], "m": ["n", 8]}
 

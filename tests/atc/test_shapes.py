@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omfuse.atc.options import AtcOptions
-from omfuse.atc.shape_rules import check_shapes
-from omfuse.atc.shapes import plan_shapes
+from omfuse.atc.options.fields import AtcOptions
+from omfuse.atc.options.shape_rules import check_shapes
+from omfuse.atc.shapes.plan import plan_shapes
 from omfuse.errors import UsageError
 
 BERT = {"input_ids": ["batch", "seq"], "attention_mask": ["batch", "seq"]}

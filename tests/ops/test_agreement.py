@@ -6,7 +6,7 @@ import re
 import onnx
 from onnx import helper
 
-from omfuse.atc import form_attention
+from omfuse.atc.form.attention import to_custom
 from omfuse.fuse import contract
 from omfuse.ops import check
 from omfuse.ops.package import PRESETS, SOURCES
@@ -38,7 +38,7 @@ def form_node(outputs: int = 1) -> onnx.NodeProto:
     node = contract.make_flash_attention(attrs, ["q", "k", "v"], "y", "n", "s", "o")
     node.output.extend(["lse"] * (outputs - 1))
     model = helper.make_model(helper.make_graph([node], "g", [], []))
-    form_attention.to_custom(model)
+    to_custom(model)
     return model.graph.node[0]
 
 

@@ -17,7 +17,7 @@ from omfuse.atc import messages
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
 from omfuse.atc.environment import child_environment, find_toolchain
 from omfuse.atc.inspect_om import describe_om
-from omfuse.atc.options import AtcOptions
+from omfuse.atc.options.fields import AtcOptions
 from omfuse.sim.atc.inprocess import atc_in_process
 from omfuse.sim.atc.main import main
 

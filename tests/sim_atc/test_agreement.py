@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sim_atc.test_codes import FLAGS
 
-from omfuse.atc import rules
 from omfuse.atc.config import load_soc
-from omfuse.atc.flags import DRIVER_FLAGS
-from omfuse.atc.flags import FLAGS as TABLE
-from omfuse.atc.options import FIELD_NAMES, AtcOptions, apply_settings
-from omfuse.atc.shape_rules import check_shapes
+from omfuse.atc.options import rules
+from omfuse.atc.options.fields import FIELD_NAMES, AtcOptions, apply_settings
+from omfuse.atc.options.flags import DRIVER_FLAGS
+from omfuse.atc.options.flags import FLAGS as TABLE
+from omfuse.atc.options.shape_rules import check_shapes
 from omfuse.errors import UsageError
 from omfuse.sim.atc.failure import AtcFailure
 from omfuse.sim.atc.shape_flags import match_inputs, read_shapes

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from omfuse._version import __version__
-from omfuse.atc.problem import is_whole
+from omfuse.atc.options.problem import is_whole
 from omfuse.errors import UsageError
 
 _OM, _ENTRY, _EXTRA = "model.om", "entry.json", "extra"

@@ -17,7 +17,7 @@ from omfuse.atc import cache, runfolder
 from omfuse.atc.driver import AtcRun
 from omfuse.atc.environment import Toolchain
 from omfuse.atc.job import CompileResult
-from omfuse.atc.options import AtcOptions
+from omfuse.atc.options.fields import AtcOptions
 from omfuse.atc.prepare import Prepared
 
 

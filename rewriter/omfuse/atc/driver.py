@@ -16,7 +16,7 @@ from omfuse.atc import messages as atc_messages
 from omfuse.atc import process
 from omfuse.atc.environment import Toolchain
 from omfuse.atc.messages import AtcMessage
-from omfuse.atc.options import AtcOptions, command_text
+from omfuse.atc.options.fields import AtcOptions, command_text
 from omfuse.atc.process import Outcome, Tick
 from omfuse.atc.reports import (
     FusionPass,

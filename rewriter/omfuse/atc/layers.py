@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from omfuse.atc.config import find_project, load_project, load_soc
-from omfuse.atc.form_masks import DEFAULT_FILL
+from omfuse.atc.form.masks import DEFAULT_FILL
 from omfuse.atc.job import Job, output_names
-from omfuse.atc.options import FIELD_NAMES, from_argv, parse_setting
+from omfuse.atc.options.fields import FIELD_NAMES, from_argv, parse_setting
+from omfuse.atc.options.problem import is_whole
 from omfuse.atc.precision import DEFAULT
-from omfuse.atc.problem import is_whole
-from omfuse.atc.shapes import wish_name
+from omfuse.atc.shapes.wishes import wish_name
 from omfuse.errors import UsageError
 
 

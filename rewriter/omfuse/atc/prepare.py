@@ -9,16 +9,17 @@ from pathlib import Path
 import onnx
 
 from omfuse.atc import precision, runfolder
-from omfuse.atc import rules as atc_rules
 from omfuse.atc.config import SocConfig, load_soc
 from omfuse.atc.environment import Toolchain
-from omfuse.atc.form import AtcForm, FormOptions, make_form
-from omfuse.atc.form_casts import wide_bias
-from omfuse.atc.form_save import save_form
+from omfuse.atc.form.casts import wide_bias
+from omfuse.atc.form.make import AtcForm, FormOptions, make_form
+from omfuse.atc.form.save import save_form
 from omfuse.atc.job import Job
-from omfuse.atc.options import AtcOptions, apply_settings
-from omfuse.atc.problem import OptionsError
-from omfuse.atc.shapes import ShapePlan, plan_shapes
+from omfuse.atc.options import rules as atc_rules
+from omfuse.atc.options.fields import AtcOptions, apply_settings
+from omfuse.atc.options.problem import OptionsError, RuleContext
+from omfuse.atc.shapes.plan import plan_shapes
+from omfuse.atc.shapes.shape_plan import ShapePlan
 from omfuse.errors import ModelError, UsageError
 
 
@@ -183,7 +184,7 @@ def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain) -> N
         name: [d if isinstance(d, int) else "?" for d in dims]
         for name, dims in graph_inputs(ready.model).items()
     }
-    context = atc_rules.RuleContext(ready.soc, toolchain.major, inputs)
+    context = RuleContext(ready.soc, toolchain.major, inputs)
     found = atc_rules.check(options, context)
     errors = [rule for rule in found if rule.severity == "error"]
     if errors and ready.job.checked:

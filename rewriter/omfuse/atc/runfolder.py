@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from omfuse.atc.rules import PLAIN_PATH
+from omfuse.atc.options.io_rules import PLAIN_PATH
 from omfuse.errors import OutputError
 
 _KEEP_RUNS = 20

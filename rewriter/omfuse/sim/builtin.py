@@ -1,6 +1,6 @@
 """CANN's built-in attention in an ATC form, as a FlashAttention node that can run here.
 
-The inverse of ``omfuse.atc.form_attention``.  What a chip computes there is CANN's own kernel; the
+The inverse of ``omfuse.atc.form.builtin``.  What a chip computes there is CANN's own kernel; the
 simulated device computes what its public documents say, and says that it stands in.
 """
 

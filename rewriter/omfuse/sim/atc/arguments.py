@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from omfuse.atc.flags import FLAGS, Flag
+from omfuse.atc.options.flags import FLAGS, Flag
 from omfuse.sim.atc.failure import ArgumentTrouble, bad_value, fail
 
 _TRUE = ("1", "t", "true", "y", "yes", "")

@@ -14,10 +14,12 @@ from pathlib import Path
 import onnx
 from onnx import helper, inliner, shape_inference
 
-from omfuse.atc import form_attention, form_casts, form_masks, form_names
 from omfuse.atc.config import SocConfig
 from omfuse.atc.constants import all_graphs
-from omfuse.atc.form_opset import lower_opset, model_opset
+from omfuse.atc.form import attention as fused
+from omfuse.atc.form import builtin, casts, masks, names
+from omfuse.atc.form.builtin_nodes import BUILTIN_TYPES
+from omfuse.atc.form.opset import lower_opset, model_opset
 from omfuse.errors import ModelError, UsageError
 from omfuse.fuse.contract import DOMAIN, OP_TYPE, is_flash_attention
 
@@ -39,7 +41,7 @@ class FormOptions:
 
     attention: str = "custom"
     opset: int | None = None
-    mask_fill: float | None = form_masks.DEFAULT_FILL
+    mask_fill: float | None = masks.DEFAULT_FILL
     keep_domains: tuple[str, ...] = ()
     shapes: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
     keep_dtypes: bool = False
@@ -71,48 +73,48 @@ def make_form(
         ModelError: ``no-input``, ``foreign-domain``.
         UsageError: ``attention-limit``, ``opset-not-lowered``, ``unknown-attention``.
     """
-    if options.attention not in form_attention.CHOICES:
+    if options.attention not in fused.CHOICES:
         raise UsageError(
             "unknown-attention",
             f"no attention {options.attention!r}",
             where="--attention",
-            hint=f"use one of {', '.join(form_attention.CHOICES)}",
+            hint=f"use one of {', '.join(fused.CHOICES)}",
         )
     work = onnx.ModelProto()
     work.CopyFrom(model)
     notes: list[str] = []
     work = _inline(work, notes)
-    form_names.drop_initializer_inputs(work)
+    names.drop_initializer_inputs(work)
     _check_interface(work)
     _set_shapes(work, options.shapes)
     work = _infer(work, notes)
     work = _lower(work, options, notes)
-    form_names.settle_names(work)
+    names.settle_names(work)
     if options.attention == "custom":
-        form_attention.to_custom(work)
-        cast = form_casts.cast_attention(work, soc) if options.keep_dtypes else 0
+        fused.to_custom(work)
+        cast = casts.cast_attention(work, soc) if options.keep_dtypes else 0
         if cast:
             notes.append(
                 f"{cast} FlashAttention nodes get their operands cast to fp16: the kernel has no "
                 "other dtype here, and this precision mode inserts no casts"
             )
     else:
-        form_attention.to_builtin(work, options.attention, soc)
+        builtin.to_builtin(work, options.attention, soc)
     _settle_domains(work, options, notes)
     if options.mask_fill is not None:
-        clamped = form_masks.clamp_masks(work, options.mask_fill, folder)
+        clamped = masks.clamp_masks(work, options.mask_fill, folder)
         notes += [
             f"mask constant {c.name}: {c.lowest:.4g} became {c.fill:g}, which survives fp16 sums"
             for c in clamped[:5]
         ]
-    if len(work.graph.node) and form_names.settle_outputs(work):
+    if len(work.graph.node) and names.settle_outputs(work):
         notes.append("unnamed outputs were stripped or named")
-    form_names.settle_names(work)
-    form_names.drop_dead(work)
+    names.settle_names(work)
+    names.drop_dead(work)
     del work.functions[:]
     for graph in all_graphs(work.graph):
         del graph.value_info[:]
-    attention = form_attention.attention_nodes(work, options.attention)
+    attention = fused.attention_nodes(work, options.attention)
     return AtcForm(work, model_opset(work), attention, notes, _warnings(work))
 
 
@@ -183,7 +185,7 @@ def _lower(model: onnx.ModelProto, options: FormOptions, notes: list[str]) -> on
 
 
 def _settle_domains(model: onnx.ModelProto, options: FormOptions, notes: list[str]) -> None:
-    foreign = form_attention.domains_in_use(model)
+    foreign = fused.domains_in_use(model)
     unwanted = {d: t for d, t in foreign.items() if d not in options.keep_domains}
     if unwanted:
         listed = "; ".join(f"{d}: {', '.join(types)}" for d, types in unwanted.items())
@@ -195,8 +197,8 @@ def _settle_domains(model: onnx.ModelProto, options: FormOptions, notes: list[st
         )
     version = model_opset(model)
     imported = {o.domain: o.version for o in model.opset_import}
-    builtin = form_attention.BUILTIN_OPSETS.get(options.attention)
-    spelled = bool(foreign) or (builtin is not None and version not in builtin)
+    keys = builtin.BUILTIN_OPSETS.get(options.attention)
+    spelled = bool(foreign) or (keys is not None and version not in keys)
     if not spelled:
         del model.opset_import[:]
         model.opset_import.append(helper.make_opsetid("", version))
@@ -205,9 +207,9 @@ def _settle_domains(model: onnx.ModelProto, options: FormOptions, notes: list[st
     wanted = {"ai.onnx": version, **{d: imported.get(d, 1) for d in foreign}}
     for graph in all_graphs(model.graph):
         for node in graph.node:
-            if node.op_type == form_attention.BUILTIN_TYPES.get(options.attention):
-                node.domain = form_attention.BUILTIN_DOMAIN
-                wanted.setdefault(form_attention.BUILTIN_DOMAIN, 1)
+            if node.op_type == BUILTIN_TYPES.get(options.attention):
+                node.domain = builtin.BUILTIN_DOMAIN
+                wanted.setdefault(builtin.BUILTIN_DOMAIN, 1)
             elif node.domain == "":
                 node.domain = "ai.onnx"
     del model.opset_import[:]
@@ -220,7 +222,7 @@ def _warnings(model: onnx.ModelProto) -> list[str]:
     types = {n.op_type for g in all_graphs(model.graph) for n in g.node}
     for name in sorted(types & _SUBGRAPH_OPS):
         found.append(f"{name} has no parser in ATC (E13010): unroll it at export")
-    if "Softmax" in types and not types & {OP_TYPE, *form_attention.BUILTIN_TYPES.values()}:
+    if "Softmax" in types and not types & {OP_TYPE, *BUILTIN_TYPES.values()}:
         found.append("no FlashAttention in this model; `omfuse rewrite` fuses attention first")
     odd = sorted(
         {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from omfuse.atc.config import SocConfig
 from omfuse.errors import UsageError
 
 
@@ -39,6 +40,29 @@ class RuleBreak:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What is known beside the options.
+
+    Attributes:
+        soc: configuration of the target, None when unknown.
+        cann_major: major version of CANN, None when unknown.
+        inputs: the model's real inputs with their shapes, None when no model is at hand.
+    """
+
+    soc: SocConfig | None = None
+    cann_major: int | None = None
+    inputs: Mapping[str, Sequence[int | str]] | None = None
+
+
+class BrokenRuleError(Exception):
+    """The first broken rule of a group whose later rules make no sense any more."""
+
+    def __init__(self, code: str, flag: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.rule = RuleBreak(code, flag, message, hint)
 
 
 class OptionsError(UsageError):

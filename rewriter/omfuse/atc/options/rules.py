@@ -7,21 +7,16 @@ without a code.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from omfuse.atc.config import SocConfig
-from omfuse.atc.flags import FLAGS
-from omfuse.atc.options import FIELD_NAMES, AtcOptions, unknown_flags
-from omfuse.atc.problem import RuleBreak, is_whole
-from omfuse.atc.shape_rules import check_shapes
+from omfuse.atc.options.fields import FIELD_NAMES, AtcOptions, unknown_flags
+from omfuse.atc.options.flags import FLAGS
+from omfuse.atc.options.io_rules import check_inputs_outputs, check_paths
+from omfuse.atc.options.problem import RuleBreak, RuleContext, is_whole
+from omfuse.atc.options.shape_rules import check_shapes
 
-PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._/\u4e00-\u9fa5]+\Z")
-_PATH_MAX, _NAME_MAX = 4096, 255
-_DTYPES = ("FP32", "FP16", "UINT8", "INT8", "HIF8", "FP8E5M2", "FP8E4M3FN")
 _MIX_MODES = (
     "allow_mix_precision",
     "allow_mix_precision_fp16",
@@ -31,23 +26,7 @@ _MIX_MODES = (
     "mixed_hif8",
 )
 _BF16_MODES = ("allow_mix_precision_bf16", "allow_fp32_to_bf16", "mixed_bfloat16")
-_FOLDERS = ("op_bank_path", "mdl_bank_path")  # what AOE left behind
 _ORIGIN = ("must_keep_origin_dtype", "origin")
-
-
-@dataclass(frozen=True)
-class RuleContext:
-    """What is known beside the options.
-
-    Attributes:
-        soc: configuration of the target, None when unknown.
-        cann_major: major version of CANN, None when unknown.
-        inputs: the model's real inputs with their shapes, None when no model is at hand.
-    """
-
-    soc: SocConfig | None = None
-    cann_major: int | None = None
-    inputs: Mapping[str, Sequence[int | str]] | None = field(default=None)
 
 
 def check(options: AtcOptions, context: RuleContext | None = None) -> list[RuleBreak]:
@@ -80,145 +59,6 @@ def _required(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
     for name, near in unknown_flags(o):
         hint = f"did you mean {near}?" if near else ""
         yield RuleBreak("", name, "not a flag omfuse knows, passed on as it is", hint, "warning")
-
-
-def _paths(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
-    for name in FIELD_NAMES:
-        value = getattr(o, name)
-        if not FLAGS[name].is_path or not isinstance(value, Path) or not str(value):
-            continue
-        real = value.resolve()
-        if not real.exists():
-            yield RuleBreak("E10001", name, f"{value} does not exist")
-        elif real.is_dir() and name not in _FOLDERS:
-            yield RuleBreak("", name, f"{value} is a folder", "name a file")
-        elif not PLAIN_PATH.match(str(real)):
-            yield RuleBreak(
-                "E10001",
-                name,
-                f"the real path {real} holds characters that ATC refuses",
-                "move it below a folder named with letters, digits, `-`, `.`, `_`",
-            )
-    if o.output is not None:
-        yield from _output_path(str(o.output))
-
-
-def _output_path(text: str) -> Iterator[RuleBreak]:
-    if not text:
-        return
-    if text.endswith("/") or text == ".":
-        yield RuleBreak("E10022", "output", f"{text!r} has no file name", "end it with a name")
-    elif len(text) >= _PATH_MAX or len(Path(text).name) > _NAME_MAX - len(".om"):
-        yield RuleBreak("E10021", "output", "the path is too long", "use a shorter name")
-    elif not PLAIN_PATH.match(text):
-        yield RuleBreak("E10001", "output", f"{text!r} holds characters that ATC refuses")
-
-
-def _io(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
-    if o.input_format is not None and o.input_format not in ("NCHW", "ND", "NCDHW"):
-        yield RuleBreak(
-            "E10001",
-            "input_format",
-            f"{o.input_format!r} is not a format of ONNX inputs",
-            "use NCHW, ND or NCDHW",
-        )
-    if o.dynamic_dims is not None and o.input_format not in (None, "ND"):
-        yield RuleBreak(
-            "",
-            "input_format",
-            "dynamic_dims is documented for ND only",
-            "input_format=ND",
-            "warning",
-        )
-    if o.input_shape_range is not None:
-        yield RuleBreak(
-            "",
-            "input_shape_range",
-            "deprecated, and it overrides input_shape",
-            "put the range into input_shape: name:1~8,3",
-            "warning",
-        )
-    for flag, partner in (
-        ("is_input_adjust_hw_layout", "input_fp16_nodes"),
-        ("is_output_adjust_hw_layout", "out_nodes"),
-    ):
-        text = getattr(o, flag)
-        if text is None:
-            continue
-        if any(word not in ("true", "false") for word in text.split(",")):
-            yield RuleBreak("E10001", flag, f"{text!r} is not a list of true and false")
-        elif getattr(o, partner) is None:
-            yield RuleBreak("E10001", flag, f"it needs {partner}")
-    yield from _outputs(o)
-    yield from _preprocessed(o, ctx)
-    if o.raw_ge_options is not None:
-        yield from _raw_ge(o.raw_ge_options)
-
-
-def _preprocessed(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
-    """Find inputs that are fp16 and image preprocessing (AIPP) at once."""
-    wanted = {name for name in (o.input_fp16_nodes or "").split(";") if name}
-    if not wanted or o.insert_op_conf is None or not o.insert_op_conf.is_file():
-        return
-    text = re.sub(r"#.*", "", o.insert_op_conf.read_text("utf-8", errors="replace"))
-    inputs = list(ctx.inputs or ())
-    for place, block in enumerate(re.findall(r"aipp_op\s*\{([^{}]*)\}", text)):
-        name = re.search(r'related_input_name\s*:\s*"([^"]*)"', block)
-        rank = re.search(r"related_input_rank\s*:\s*(\d+)", block)
-        index = int(rank[1]) if rank else place
-        claimed = name[1] if name else (inputs[index] if index < len(inputs) else "")
-        if claimed in wanted:
-            yield RuleBreak(
-                "E10034",
-                "input_fp16_nodes",
-                f"{claimed} is also preprocessed by insert_op_conf",
-                "keep one of the two: AIPP makes it uint8",
-            )
-
-
-def _outputs(o: AtcOptions) -> Iterator[RuleBreak]:
-    nodes = [w for w in (o.out_nodes or "").split(";") if w]
-    indexed = [bool(re.search(r":\d+\Z", w)) for w in nodes]
-    if any(indexed) and not all(indexed):
-        yield RuleBreak(
-            "E10001",
-            "out_nodes",
-            "node:index and tensor names are mixed",
-            "use one form: node:0;other:0 or tensor names",
-        )
-    if o.output_type is None or o.output_type in _DTYPES:
-        return
-    for part in filter(None, o.output_type.split(";")):
-        node, _, dtype = part.rpartition(":")
-        if dtype not in _DTYPES or not re.search(r".:\d+\Z", node):
-            yield RuleBreak(
-                "E10001",
-                "output_type",
-                f"{part!r} is neither a dtype nor node:index:dtype",
-                f"dtypes are {', '.join(_DTYPES[:4])}",
-            )
-        elif node not in nodes:
-            yield RuleBreak("E10001", "output_type", f"{node} is not in out_nodes", "add it there")
-
-
-def _raw_ge(text: str) -> Iterator[RuleBreak]:
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        yield RuleBreak("E10001", "raw_ge_options", f"not JSON: {error}")
-        return
-    known = {"global", "session", "graph"}
-    inner = document.get("compile options") if isinstance(document, dict) else None
-    if not isinstance(inner, dict) or set(inner) - known:
-        yield RuleBreak(
-            "E10001",
-            "raw_ge_options",
-            "it must hold `compile options` with global, session and graph",
-        )
-        return
-    named = {key for part in inner.values() if isinstance(part, dict) for key in part}
-    for key in sorted(named & {"model", "output", "framework", "soc_version"}):
-        yield RuleBreak("E10001", "raw_ge_options", f"{key} cannot be replaced there", "drop it")
 
 
 def _target(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
@@ -337,8 +177,8 @@ def _stream_mode(text: str) -> bool:
 
 _GROUPS: tuple[Callable[[AtcOptions, RuleContext], Iterator[RuleBreak]], ...] = (
     _required,
-    _paths,
-    _io,
+    check_paths,
+    check_inputs_outputs,
     _target,
     _precision,
     _build,

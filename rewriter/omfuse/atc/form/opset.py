@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 from onnx import defs, helper, numpy_helper
 
-from omfuse.atc import form_expand
 from omfuse.atc.constants import (
     Constants,
     drop_attribute,
@@ -25,6 +24,7 @@ from omfuse.atc.constants import (
     set_attribute,
     subgraphs,
 )
+from omfuse.atc.form import expand
 
 PREFERRED_OPSET = 17
 _DEFAULT_DOMAIN = ("", "ai.onnx")
@@ -92,7 +92,7 @@ def lower_opset(
 def _try_lower(
     model: onnx.ModelProto, source: int, target: int
 ) -> tuple[onnx.ModelProto, dict[str, int], list[str]]:
-    trial, changed = form_expand.expand_newer(model, source, target)
+    trial, changed = expand.expand_newer(model, source, target)
     ctx = _Context(
         Constants(trial.graph, {}, source), known_shapes(trial), source, target, changed, []
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omfuse.atc.flags import DRIVER_FLAGS, FLAGS, TRUE_FALSE
+from omfuse.atc.options.flags import DRIVER_FLAGS, FLAGS, TRUE_FALSE
 from omfuse.errors import UsageError
 
 _FRAMEWORK_ONNX = "5"
