@@ -39,7 +39,7 @@ def compile_case(
     import onnx
 
     import omfuse
-    from omfuse.atc.inspect_om import describe_om
+    from omfuse.atc.om.summary import describe_om
     from omfuse.atc.prepare import graph_inputs
     from omfuse.errors import OmfuseError
     from omfuse.sim.atc.inprocess import atc_in_process

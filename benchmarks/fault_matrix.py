@@ -30,7 +30,7 @@ from benchmarks.damage import BYTES, GRAPH, damage_bytes
 from benchmarks.equality import judge, run
 
 import omfuse
-from omfuse.atc.inspect_om import describe_om
+from omfuse.atc.om.summary import describe_om
 from omfuse.errors import OmfuseError
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "sample.onnx"

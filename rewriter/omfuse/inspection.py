@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 
 from omfuse.api import rewrite
-from omfuse.atc.inspect_om import describe_om
+from omfuse.atc.om.summary import describe_om
 from omfuse.fuse.contract import DOMAIN, is_flash_attention, read_attrs
 from omfuse.graph.facts import model_facts
 from omfuse.graph.model_io import external_tensors, load_model, location_of

@@ -15,7 +15,7 @@ from tests.atc.conftest import DONE, GOOD, START
 
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
 from omfuse.atc.environment import child_environment, find_toolchain, read_version
-from omfuse.atc.inspect_om import describe_om
+from omfuse.atc.om.summary import describe_om
 from omfuse.atc.options.fields import AtcOptions
 from omfuse.atc.process import Tick, run_program
 from omfuse.atc.reports import FusionPass, read_fusion_result

@@ -16,7 +16,7 @@ from tests.atc.conftest import FUSED, parse
 from omfuse.atc import messages
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
 from omfuse.atc.environment import child_environment, find_toolchain
-from omfuse.atc.inspect_om import describe_om
+from omfuse.atc.om.summary import describe_om
 from omfuse.atc.options.fields import AtcOptions
 from omfuse.sim.atc.inprocess import atc_in_process
 from omfuse.sim.atc.main import main

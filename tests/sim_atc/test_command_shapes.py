@@ -13,7 +13,7 @@ from tests.sim_atc.conftest import save
 from omfuse.atc.config import load_soc
 from omfuse.atc.driver import run_atc
 from omfuse.atc.environment import child_environment, find_toolchain
-from omfuse.atc.inspect_om import describe_om
+from omfuse.atc.om.summary import describe_om
 from omfuse.atc.options import rules
 from omfuse.atc.options.fields import command_text, from_argv
 

@@ -19,7 +19,7 @@ import pytest
 from tests.sim_atc.conftest import FUSED, parse, save
 
 import omfuse
-from omfuse.atc.inspect_om import describe_om
+from omfuse.atc.om.summary import describe_om
 from omfuse.cli.app import run
 from omfuse.errors import NotAvailableError
 from omfuse.host import native

@@ -79,7 +79,7 @@ def test_gears_of_the_batch(tmp_path: Path) -> None:
 
 
 def omfuse_inspect(path: Path) -> dict[str, Any]:
-    from omfuse.atc.inspect_om import describe_om
+    from omfuse.atc.om.summary import describe_om
 
     return describe_om(path)
 

@@ -17,8 +17,8 @@ from omfuse.atc.deliver import content_key, deliver, from_cache
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
 from omfuse.atc.environment import Toolchain, child_environment, find_toolchain, platform_names
 from omfuse.atc.form.make import AtcForm
-from omfuse.atc.inspect_om import describe_om
 from omfuse.atc.job import CompileResult, Job, Progress
+from omfuse.atc.om.summary import describe_om
 from omfuse.atc.options.fields import AtcOptions, command_text
 from omfuse.atc.prepare import Prepared, check_rules, final_options, form_of, prepare
 from omfuse.atc.process import reset_stop, stop_all, termination_is_interrupt
