@@ -11,7 +11,7 @@ from pathlib import Path
 from omfuse.errors import UsageError
 from omfuse.match import rules as language
 
-OWN = ("contractions", "scales", "masks", "noise", "sinks")
+OWN = ("contractions", "scales", "masks", "renormalised", "noise", "sinks")
 
 
 def load_own() -> None:

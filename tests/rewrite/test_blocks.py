@@ -94,13 +94,17 @@ def test_a_scale_on_an_operand_joins_the_scale(place: str) -> None:
     assert list(node.input) == ["q", "k", "v"]
 
 
-def test_repeated_key_heads_become_grouped_heads() -> None:
-    expand = """
-        one = Constant<value_ints=[2]>() big = Constant<value_ints=[2,3,2,7,4]>()
+@pytest.mark.parametrize("repeat", ["Expand", "Tile"])
+def test_repeated_key_heads_become_grouped_heads(repeat: str) -> None:
+    big, bigv = "[2,3,2,7,4]", "[2,3,2,7,6]"
+    if repeat == "Tile":
+        big = bigv = "[1,1,2,1,1]"
+    expand = f"""
+        one = Constant<value_ints=[2]>() big = Constant<value_ints={big}>()
         flat = Constant<value_ints=[2,6,7,4]>() flatv = Constant<value_ints=[2,6,7,6]>()
-        bigv = Constant<value_ints=[2,3,2,7,6]>()
-        k5 = Unsqueeze(k, one) ke = Expand(k5, big) kr = Reshape(ke, flat)
-        v5 = Unsqueeze(v, one) ve = Expand(v5, bigv) vr = Reshape(ve, flatv)
+        bigv = Constant<value_ints={bigv}>()
+        k5 = Unsqueeze(k, one) ke = {repeat}(k5, big) kr = Reshape(ke, flat)
+        v5 = Unsqueeze(v, one) ve = {repeat}(v5, bigv) vr = Reshape(ve, flatv)
         kt = Transpose<perm=[0,1,3,2]>(kr) z = MatMul(q, kt)
         p = Softmax<axis=-1>(z) y = MatMul(p, vr)"""
     model = build(expand, "float[2,6,5,4] q, float[2,3,7,4] k, float[2,3,7,6] v")

@@ -67,6 +67,12 @@ def _before(
             () if size == 1 else axis for size, axis in zip(shape, last.axes[pad:], strict=True)
         ]
         return letters, Stage(source, tuple(axes), last.factor)
+    if node.op == "Tile" and shape is not None:
+        tiled = facts.shape(node.outputs[0])
+        if tiled is None or any(x not in (1, y) for x, y in zip(shape, tiled, strict=True)):
+            return letters, None  # it repeats more than one number: no broadcast
+        axes = [() if size == 1 else axis for size, axis in zip(shape, last.axes, strict=True)]
+        return letters, Stage(source, tuple(axes), last.factor)
     if node.op == "Identity":
         return letters, Stage(source, last.axes, last.factor)
     if scalars and node.op in ("Mul", "Div"):

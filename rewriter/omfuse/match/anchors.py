@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omfuse.graph.facts import Facts
 from omfuse.graph.view import GraphView, Node
 from omfuse.match.declined import Declined
+from omfuse.match.row_stats import row_stat
 
 
 @dataclass(frozen=True)
@@ -61,53 +62,38 @@ def _native(node: Node, facts: Facts) -> Anchor:
     return Anchor(node, node.inputs[0], node.outputs[0], softmax_axes(node, facts), (node,))
 
 
-def _reduced_axes(node: Node, facts: Facts) -> tuple[int, ...] | None:
-    rank = facts.rank(node.inputs[0])
-    axes = node.attrs.get("axes")
-    if axes is None and len(node.inputs) > 1 and node.inputs[1]:
-        content = facts.content(node.inputs[1])
-        axes = None if content is None else content.reshape(-1).tolist()
-    if axes is None or not rank or not node.attrs.get("keepdims", 1):
-        return None
-    return tuple(sorted(int(axis) % rank for axis in axes))
-
-
 def _decomposed(node: Node, view: GraphView, facts: Facts) -> Anchor | None:
     """Read ``Exp(x) / ReduceSum(Exp(x))`` and ``Exp(x) * Reciprocal(ReduceSum(Exp(x)))``."""
     for top, bottom in ((0, 1), (1, 0)) if node.op == "Mul" else ((0, 1),):
         exp = view.producer(node.inputs[top])
-        total = view.producer(node.inputs[bottom])
+        below = node.inputs[bottom]
         nodes = [node]
         if node.op == "Mul":
-            if total is None or total.op != "Reciprocal":
+            inverse = view.producer(below)
+            if inverse is None or inverse.op != "Reciprocal":
                 continue
-            nodes.append(total)
-            total = view.producer(total.inputs[0])
-        if exp is None or exp.op != "Exp" or total is None or total.op != "ReduceSum":
+            nodes.append(inverse)
+            below = inverse.inputs[0]
+        if exp is None or exp.op != "Exp":
             continue
-        if total.inputs[0] != exp.outputs[0]:
+        total = row_stat(below, "ReduceSum", view, facts)
+        if total is None or total.source != exp.outputs[0]:
             continue
-        axes = _reduced_axes(total, facts)
-        if axes is None:
-            continue
-        nodes += [exp, total]
-        scores = _without_maximum(exp.inputs[0], axes, view, facts, nodes)
-        return Anchor(node, scores, node.outputs[0], axes, tuple(nodes))
+        nodes += [exp, *total.nodes]
+        scores = _without_maximum(exp.inputs[0], total.axes, view, facts, nodes)
+        return Anchor(node, scores, node.outputs[0], total.axes, tuple(nodes))
     return None
 
 
 def _late(node: Node, view: GraphView, facts: Facts) -> Anchor | None:
     """Read ``(Exp(x) . V) / ReduceSum(Exp(x))``, where the row sum divides the product."""
-    total = view.producer(node.inputs[1])
-    if node.op != "Div" or total is None or total.op != "ReduceSum":
+    total = row_stat(node.inputs[1], "ReduceSum", view, facts) if node.op == "Div" else None
+    exp = view.producer(total.source) if total is not None else None
+    if total is None or exp is None or exp.op != "Exp":
         return None
-    exp = view.producer(total.inputs[0])
-    axes = _reduced_axes(total, facts)
-    if exp is None or exp.op != "Exp" or axes is None:
-        return None
-    nodes = [node, exp, total]
-    scores = _without_maximum(exp.inputs[0], axes, view, facts, nodes)
-    return Anchor(node, scores, exp.outputs[0], axes, tuple(nodes), total)
+    nodes = [node, exp, *total.nodes]
+    scores = _without_maximum(exp.inputs[0], total.axes, view, facts, nodes)
+    return Anchor(node, scores, exp.outputs[0], total.axes, tuple(nodes), total.nodes[0])
 
 
 def _without_maximum(
@@ -117,28 +103,34 @@ def _without_maximum(
     minus = view.producer(value)
     if minus is None or minus.op != "Sub":
         return value
-    top = view.producer(minus.inputs[1])
-    if top is None or top.op != "ReduceMax" or top.inputs[0] != minus.inputs[0]:
+    top = row_stat(minus.inputs[1], "ReduceMax", view, facts)
+    if top is None or top.source != minus.inputs[0] or top.axes != axes:
         return value
-    if _reduced_axes(top, facts) != axes:
-        return value
-    nodes += [minus, top]
+    nodes += [minus, *top.nodes]
     return minus.inputs[0]
 
 
 def _exp_of_log(node: Node, view: GraphView, facts: Facts) -> Anchor | None:
-    """Read ``Exp(LogSoftmax(x))`` and ``Exp(x - ReduceLogSumExp(x))``."""
+    """Read ``Exp(LogSoftmax(x))`` and ``Exp(x - log(sum(exp(x))))``, decomposed or not."""
     source = view.producer(node.inputs[0])
     if source is None:
         return None
     if source.op == "LogSoftmax":
         axes = softmax_axes(source, facts)
         return Anchor(node, source.inputs[0], node.outputs[0], axes, (node, source))
-    if source.op == "Sub":
-        total = view.producer(source.inputs[1])
-        if total is not None and total.op == "ReduceLogSumExp":
-            axes_found = _reduced_axes(total, facts)
-            if total.inputs[0] == source.inputs[0] and axes_found is not None:
-                nodes = (node, source, total)
-                return Anchor(node, source.inputs[0], node.outputs[0], axes_found, nodes)
-    return None
+    if source.op != "Sub":
+        return None
+    total = row_stat(source.inputs[1], "ReduceLogSumExp", view, facts)
+    if total is not None and total.source == source.inputs[0]:
+        nodes = [node, source, *total.nodes]
+        return Anchor(node, source.inputs[0], node.outputs[0], total.axes, tuple(nodes))
+    log = view.producer(source.inputs[1])
+    total = row_stat(log.inputs[0], "ReduceSum", view, facts) if log and log.op == "Log" else None
+    exp = view.producer(total.source) if total is not None else None
+    if log is None or total is None or exp is None or exp.op != "Exp":
+        return None
+    if exp.inputs[0] != source.inputs[0]:
+        return None
+    nodes = [node, source, log, exp, *total.nodes]
+    scores = _without_maximum(source.inputs[0], total.axes, view, facts, nodes)
+    return Anchor(node, scores, node.outputs[0], total.axes, tuple(nodes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -52,7 +53,11 @@ class Search:
         ):
             inner = weights.key if weights.outer_key else ()
             scores = replace(
-                start, letters=weights.letters, inner_key=inner, sink_first=weights.sink_first
+                start,
+                letters=weights.letters,
+                inner_key=inner,
+                sink_first=weights.sink_first,
+                terms=weights.late_masks,
             )
             for product in self._up(scores, 0):
                 try:
@@ -185,6 +190,7 @@ class Search:
             raise Declined("value-factor", "the product with the value has a factor")
         self._check_dynamic(product.query, product.key, value)
         self._check_second_select(weights, product.scores)
+        self._check_late_masks(weights, product.scores)
         scores = product.scores
         nodes = (*self.anchor.nodes, *scores.nodes, product.node, *weights.nodes, node)
         block = Attention(
@@ -277,6 +283,16 @@ class Search:
                 raise Declined(
                     "weights-select", "the weights are zeroed by another mask than the scores"
                 )
+
+    def _check_late_masks(self, weights: Weights, scores: Scores) -> None:
+        """Refuse a mask after the softmax where a row masked before it is uniform.
+
+        Raises:
+            Declined: ``weights-mask``.
+        """
+        early = scores.terms[len(weights.late_masks) :]
+        if weights.late_masks and any(t.selection and math.isfinite(t.fill) for t in early):
+            raise Declined("weights-mask", "the weights are masked again after the softmax")
 
     def _condition(self, term: Term) -> tuple[str, bool]:
         """Return the origin of a condition behind casts, and whether it is inverted."""

@@ -87,6 +87,7 @@ class Weights:
     nan_guard: bool = False
     factors: tuple[Factor, ...] = ()
     masks: tuple[Term, ...] = ()
+    late_masks: tuple[Term, ...] = ()  # selections of the scores, found after the softmax
     nodes: tuple[Node, ...] = ()
     trail: tuple[tuple[str, Axes], ...] = ()
 
