@@ -14,6 +14,7 @@ from onnx import helper
 from omfuse import profit, rules
 from omfuse.errors import UsageError
 from omfuse.fuse import edit
+from omfuse.fuse.bodies import attach, own_bodies
 from omfuse.fuse.body import Signature, function_body
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION
 from omfuse.fuse.joined_keys import join_keys
@@ -150,7 +151,7 @@ def _rewrite(
         lowered += already
         if fusions or ready:
             work.append((view, facts[id(view)].opset, [*fusions, *ready]))
-    signatures, rejected = assign_overloads(work)
+    signatures, rejected = assign_overloads(work, own_bodies(result).get(""))
     take_back(rejected, records)
     take_back(rejected, lowered)
     work = [entry for entry in work if entry[2]]
@@ -187,12 +188,7 @@ def _finish(
     work: Work,
 ) -> None:
     """Add function bodies and the domain import; raise the IR version where overloads need it."""
-    model.ir_version = max(model.ir_version, 10)
-    have = {(f.domain, f.name, f.overload) for f in model.functions}
-    for overload in sorted(signatures):
-        body = function_body(signatures[overload], overload)
-        if (body.domain, body.name, body.overload) not in have:
-            model.functions.append(body)
+    attach(model, [function_body(signatures[name], name) for name in sorted(signatures)])
     ours = helper.make_opsetid(DOMAIN, DOMAIN_VERSION)
     imports = [model.opset_import]
     imports += [

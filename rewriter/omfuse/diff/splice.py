@@ -206,7 +206,8 @@ def hybrid(a: onnx.ModelProto, b: onnx.ModelProto, blocks: Sequence[Block]) -> o
     del result.graph.node[:]
     result.graph.node.extend(nodes)
     del result.graph.value_info[:]
-    result.functions.extend(b.functions)
+    have = {(f.domain, f.name, f.overload) for f in result.functions}
+    result.functions.extend(f for f in b.functions if (f.domain, f.name, f.overload) not in have)
     versions = {o.domain: o.version for o in (*b.opset_import, *a.opset_import)}
     del result.opset_import[:]
     result.opset_import.extend(helper.make_opsetid(d, v) for d, v in versions.items())

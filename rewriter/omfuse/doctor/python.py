@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from omfuse._version import __version__
 from omfuse.doctor.finding import FAIL, OK, SKIP, WARN, Finding
+from omfuse.fuse.bodies import OVERLOADS_SINCE
 
 _EXTRAS = {
     "matplotlib": ("report", "HTML reports and plots"),
@@ -26,6 +27,7 @@ def python() -> Iterator[Finding]:
     text = f"omfuse {__version__} on Python {platform.python_version()}, {platform.machine()}"
     yield Finding("python", OK, text)
     yield from _packages()
+    yield from _old_onnxruntime()
     for name, (extra, what) in _EXTRAS.items():
         found = _version(name)
         if found is None:
@@ -33,6 +35,16 @@ def python() -> Iterator[Finding]:
             yield Finding(name, SKIP, f"{name} is not installed: no {what}", fix)
         else:
             yield Finding(name, OK, f"{name} {found}: {what}")
+
+
+def _old_onnxruntime() -> Iterator[Finding]:
+    found = _version("onnxruntime")
+    if found is not None and _numbers(found) < OVERLOADS_SINCE:
+        text = (
+            f"onnxruntime {found} refuses rewritten files with several kinds of attention; "
+            "omfuse itself runs them"
+        )
+        yield Finding("onnxruntime", WARN, text, "pip install 'onnxruntime>=1.27'")
 
 
 def _packages() -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from omfuse.fuse.body import Signature, present_inputs
+from omfuse.fuse.body import Signature, function_body, present_inputs
 from omfuse.fuse.lower import Fusion
 from omfuse.graph.view import GraphView
 
@@ -32,8 +32,14 @@ def in_function(view: GraphView) -> bool:
     return isinstance(view.proto, onnx.FunctionProto)
 
 
-def assign_overloads(work: Work) -> tuple[dict[str, Signature], Sequence[Fusion]]:
+def assign_overloads(
+    work: Work, nameless_body: onnx.FunctionProto | None = None
+) -> tuple[dict[str, Signature], Sequence[Fusion]]:
     """Set the overload of every node.
+
+    Args:
+        work: what is fused; nodes are changed in place.
+        nameless_body: the body without an overload that the model has already.
 
     Returns:
         Signatures by overload, and the fusions that cannot be expressed (taken out of ``work``).
@@ -45,6 +51,8 @@ def assign_overloads(work: Work) -> tuple[dict[str, Signature], Sequence[Fusion]
         for fusion in fusions
     ]
     nameless = inner[0] if inner else None
+    if nameless is not None and nameless_body not in (None, function_body(nameless, "")):
+        nameless = None  # the model's own body without an overload computes something else
     found: dict[str, Signature] = {}
     rejected: list[Fusion] = []
     for view, opset, fusions in work:

@@ -21,7 +21,7 @@ from onnx import helper
 
 from omfuse.errors import ModelError, UsageError
 from omfuse.fuse.contract import OP_TYPE
-from omfuse.host import kernel, problems, shapes, tensors
+from omfuse.host import kernel, problems, runtime, shapes, tensors
 from omfuse.host.lower import contains_flash_attention, lower
 from omfuse.host.rules import LOWERINGS
 from omfuse.session_protocol import Array
@@ -75,8 +75,10 @@ class Engine:
             if any(used.startswith("kernel: ") for used in lowered.kernels.values()):
                 self._libraries.append(str(library.path))
             self.kernels = _named(lowered.kernels, options.kernel_name)
+            if not runtime.knows_overloads():
+                runtime.name_overloads(lowered.model)
             _add_outputs(lowered.model, options.extra_outputs)
-            if folder and not _has_folder_option():
+            if folder and not runtime.has_folder_option():
                 _make_absolute(lowered.model, Path(folder).resolve())
             payload = _serialize(lowered.model, self._where)
         self._session = self._open(payload, options, folder)
@@ -96,7 +98,7 @@ class Engine:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
-        if isinstance(payload, bytes) and folder and _has_folder_option():
+        if isinstance(payload, bytes) and folder and runtime.has_folder_option():
             settings.add_session_config_entry(_FOLDER_OPTION, str(Path(folder).resolve()))
         try:
             for library in self._libraries:
@@ -155,11 +157,6 @@ def _to_numpy(value: Any, dtype: np.dtype[Any]) -> Array:
     count = int(np.prod(value.shape(), dtype=np.int64))
     raw = ctypes.string_at(value.data_ptr(), 2 * count) if count else b""
     return np.frombuffer(raw, np.uint16).copy().view(dtype).reshape(value.shape())
-
-
-def _has_folder_option() -> bool:
-    major, minor = (int(part) for part in onnxruntime.__version__.split(".")[:2])
-    return (major, minor) >= (1, 21)
 
 
 def _needs_work(path: Path, options: EngineOptions) -> bool:

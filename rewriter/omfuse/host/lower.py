@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper, inliner
 
+from omfuse.fuse.bodies import drop_refusal
 from omfuse.fuse.contract import DOMAIN, INPUTS, OP_TYPE, is_flash_attention, read_attrs
 from omfuse.host import shapes
 from omfuse.host.contrib import MICROSOFT
@@ -59,6 +60,7 @@ def lower(
         input_shapes: sizes of model inputs, when they are known better than declared.
         no_kernel: why the C++ kernel cannot be used; empty when its library is registered.
     """
+    drop_refusal(model)  # a call without an overload means the registered kernel here
     if any(_inside(function) for function in model.functions):
         # A function has no shapes of its own: put the calls of ours where shapes are known.
         model = inliner.inline_selected_functions(model, [(DOMAIN, OP_TYPE)], exclude=True)

@@ -12,13 +12,13 @@ import onnx
 from onnx import TensorProto, helper
 
 from omfuse.errors import ModelError
+from omfuse.fuse.bodies import OVERLOADS_IR
 from omfuse.fuse.body import Signature, function_body, present_inputs
 from omfuse.fuse.contract import DOMAIN, DOMAIN_VERSION, INPUTS, OP_TYPE, read_attrs
 from omfuse.host import shapes
 from omfuse.host.site import FLOATS, Value, opset_of
 from omfuse.sim.builtin import builtin_of, own_builtin
 
-MIN_IR = 10  # overloads of functions
 _ROUNDS = 8
 
 
@@ -49,7 +49,7 @@ def restore(model: onnx.ModelProto, open_dims: Mapping[str, Sequence[int]] | Non
         _own(node)
     if all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    model.ir_version = max(model.ir_version, MIN_IR)
+    model.ir_version = max(model.ir_version, OVERLOADS_IR)
     _attach_bodies(model, ours)
 
 
