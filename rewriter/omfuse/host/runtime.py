@@ -11,20 +11,10 @@ from omfuse.fuse.bodies import OVERLOADS_SINCE
 from omfuse.host import shapes
 
 
-def version() -> tuple[int, int]:
-    """Return major and minor version."""
-    major, minor = onnxruntime.__version__.split(".")[:2]
-    return int(major), int(minor)
-
-
-def has_folder_option() -> bool:
-    """Tell whether a model given as bytes may keep its weights in a folder."""
-    return version() >= (1, 21)
-
-
 def knows_overloads() -> bool:
     """Tell whether local functions are told apart by their overloads; see ``fuse.bodies``."""
-    return version() >= OVERLOADS_SINCE
+    major, minor = onnxruntime.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= OVERLOADS_SINCE
 
 
 def name_overloads(model: onnx.ModelProto) -> None:
