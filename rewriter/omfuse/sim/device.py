@@ -84,7 +84,7 @@ class SimulatedDevice:
             "simacl_reset": (),
             "simacl_config": (text, long),
             "simacl_config_text": (text, text),
-            "simacl_fault": (text, long, number, text, number, long),
+            "simacl_fault": (text, long, number, text, number, long, ctypes.c_double),
             "simacl_clear_faults": (),
         }  # fmt: skip
         for name, types in shapes.items():
@@ -112,7 +112,7 @@ class SimulatedDevice:
             answer = f"error\t{code}\tE19999: {_plain(error.message)}"
         except Exception as error:
             answer = f"error\t{_LOAD_FAILED}\tE19999: {_plain(repr(error))}"
-        raw_answer = answer.encode("utf-8", errors="replace")
+        raw_answer = _encode(answer)
         self._library.simacl_answer(raw_answer, len(raw_answer))
 
     def _execute(self, key: int, count: int, inputs: Any, call: int) -> None:
@@ -167,17 +167,37 @@ class SimulatedDevice:
         *,
         sticky: bool = False,
         delay_us: int = 0,
+        probability: float = 0.0,
     ) -> None:
-        """Make the nth call of a C function fail; ``*`` is any, ``exec`` the run on the device."""
+        """Make the nth call of a C function fail.
+
+        Args:
+            site: the function; ``*`` is any that can fail, ``exec`` the run on the device.
+            nth: counted from now.
+            code: what it returns; getters of values give their null.
+            text: what ``aclGetRecentErrMsg`` says afterwards; a fault at that function replaces
+                what it returns.
+            sticky: all later calls fail as well.
+            delay_us: microseconds that the call takes before it fails.
+            probability: when positive, each call fails by this chance, whatever ``nth``; the
+                setting ``seed`` makes it repeatable.
+        """
         said = text.encode() if isinstance(text, str) else text
-        self._library.simacl_fault(site.encode(), nth, code, said, int(sticky), delay_us)
+        self._library.simacl_fault(
+            site.encode(), nth, code, said, int(sticky), delay_us, probability
+        )
 
     def clear_faults(self) -> None:
         """Remove all injected faults and revive a dead device."""
         self._library.simacl_clear_faults()
 
     def report(self) -> dict[str, Any]:
-        """Return ``leaks``, ``violations``, ``calls``, ``used``, ``peak`` and ``trace``."""
+        """Return what the ledger holds.
+
+        ``leaks`` (what was not given back, with the call that made it), ``violations`` (what a
+        board forgives), ``threads`` (those with a current context, and whether that is alive),
+        ``calls``, bytes ``used`` and ``peak`` of all devices, and the ``trace`` of calls.
+        """
         size = self._library.simacl_report(None, 0)
         while True:
             buffer = ctypes.create_string_buffer(size + 4096)
@@ -243,6 +263,13 @@ def _tensor_line(spec: TensorSpec) -> str:
 
 def _dims(sizes: Sequence[int]) -> str:
     return ",".join(str(size) for size in sizes)
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", errors="surrogateescape")  # a name need not be text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", errors="replace")
 
 
 def _plain(text: str) -> str:

@@ -130,7 +130,8 @@ Status DrainDeferred(Stream* stream, Lock* lock, double deadline, size_t limit, 
     }
     Shuffle(stream, lock, depth);
     if (stream->running || stream->queue.empty()) continue;
-    if (!Step(stream, deadline, lock)) {
+    // Also when the work ended, but later than that: it was still running then.
+    if (!Step(stream, deadline, lock) || NowUs() >= deadline) {
       return {kStreamTimeout, "EE1002: Stream synchronize timeout."};
     }
     ++done;
@@ -237,9 +238,13 @@ namespace {
 int CreateStream(Call* call, aclrtStream* out) {
   if (const int code = CheckContext(call)) return code;
   World& world = Get();
-  const int64_t count = std::count_if(world.objects.begin(), world.objects.end(), [](auto& entry) {
-    return entry.second->kind == Kind::kStream;
-  });
+  int64_t count = 0;
+  for (auto& [handle, object] : world.objects) {
+    if (object->kind != Kind::kStream) continue;
+    const uint64_t owner = static_cast<Stream*>(object.get())->context;
+    auto context = Find<Context>(AsPointer(owner), Kind::kContext);
+    if (context != nullptr && context->device == CurrentContext()->device) ++count;
+  }
   if (count >= world.Get("max_streams"))
     return call->Fail(kStreamResource, "EE1005: no stream left");
   auto stream = std::make_shared<Stream>();
@@ -282,14 +287,19 @@ int Synchronize(Call* call, aclrtStream handle, int64_t timeout_us) {
 }
 
 std::shared_ptr<Event> EventOf(Call* call, aclrtEvent handle, int* code) {
+  if ((*code = CheckContext(call))) return nullptr;
   auto event = Find<Event>(handle, Kind::kEvent);
-  if (event == nullptr) *code = call->Fail(kRtParam, "EE1003: not a live event");
+  if (event == nullptr) {
+    *code = call->Fail(kRtParam, "EE1003: not a live event");
+  } else if (event->context != CurrentContextHandle()) {
+    *code = call->Fail(kStreamContext, "EE1010: the event does not belong to the current context");
+    return nullptr;
+  }
   return event;
 }
 
 int SynchronizeEvent(Call* call, aclrtEvent handle, int64_t timeout_us) {
-  int code = CheckContext(call);
-  if (code != kOk) return code;
+  int code = kOk;
   auto event = EventOf(call, handle, &code);
   if (event == nullptr) return code;
   const Status status = DrainEvent(event.get(), &call->lock(), timeout_us);
@@ -389,7 +399,6 @@ SIMACL_EXPORT aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_ha
   if (stream == nullptr) return code;
   auto event = EventOf(&call, handle, &code);
   if (event == nullptr) return code;
-  if (event->context != stream->context) return call.Fail(kStreamContext, "EE1010: other context");
   event->stream = stream->handle;
   Op op;
   op.what = "record";
