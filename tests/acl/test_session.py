@@ -17,6 +17,7 @@ from sim_files import (
 
 from omfuse.acl.codes import AclError
 from omfuse.acl.opening import library_of
+from omfuse.acl.pipeline import Pipeline
 from omfuse.acl.resources import SharedWorkspace
 from omfuse.errors import ModelError, UsageError
 from omfuse.session import open_session
@@ -204,6 +205,47 @@ def test_bfloat16(tmp_path, device):
     np.testing.assert_array_equal(result.astype(float), [2, 5, -6])
 
 
+def bfloat16_payload():
+    from dataclasses import replace
+
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"], "A")]
+    model = model_of(nodes, {"x": [3]}, {"y": [3]}, dtype=TensorProto.FLOAT)
+    x, y = spec("x", (3,), "bfloat16"), spec("A:0:y", (3,), "bfloat16", onnx_name="y")
+    inside = [replace(one, onnx_dtype="float32") for one in (x, y)]
+    return Payload("Ascend910B3", "static", (inside[0],), (inside[1],), model.SerializeToString())
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_bfloat16_as_files_hold_it(isolated, tmp_path, device):
+    x = np.array([1, 2.5, -3], numpy_type("bfloat16"))
+    np.save(tmp_path / "x.npy", x)
+    loaded = np.load(tmp_path / "x.npy")
+    assert loaded.dtype.name == "void16"  # numpy's files have no name for it
+    path = write(tmp_path / "m.om", bfloat16_payload())
+    with open_session(path, "sim", isolated=isolated) as session:
+        for bits in (loaded, x.view(np.uint16)):
+            result = session.run({"x": bits})["y"]
+            np.testing.assert_array_equal(result.astype(float), [2, 5, -6])
+        for wrong in (x.astype(np.float32), x.view(np.int16), np.zeros(3, "V4")):
+            with pytest.raises(UsageError) as caught:
+                session.run({"x": wrong})
+            assert "takes bfloat16" in caught.value.message
+            assert "ml_dtypes.bfloat16" in caught.value.hint
+
+
+def test_bfloat16_bits_where_its_package_is_missing(tmp_path, device, monkeypatch):
+    path = write(tmp_path / "m.om", bfloat16_payload())
+    x = np.array([1, 2.5, -3], numpy_type("bfloat16"))
+    from omfuse.acl import describe
+
+    monkeypatch.setattr(describe, "numpy_dtype", lambda code, where=None: np.dtype(np.uint16))
+    with open_session(path, "sim") as session:
+        assert session.inputs[0].dtype == np.uint16
+        for bits in (x.view("V2"), x.view(np.uint16)):
+            result = session.run({"x": bits})["y"]
+            np.testing.assert_array_equal(result.view(x.dtype).astype(float), [2, 5, -6])
+
+
 def test_bfloat16_without_its_package(monkeypatch):
     from omfuse.acl.constants import numpy_dtype
 
@@ -236,6 +278,23 @@ def test_names_that_are_long_strange_or_not_unique(tmp_path, device):
         assert [t.name for t in session.outputs] == ["y:0", "y:0#2"]
         result = session.run({long: x, "tab ö": x + 1})
     np.testing.assert_array_equal(result["y:0#2"], x + 1)
+
+
+def test_names_that_are_no_text(tmp_path, device):
+    """The interface gives bytes; they come back as they went."""
+    strange = b"enc\xff\x80der".decode("utf-8", errors="surrogateescape")
+    nodes = [helper.make_node("Identity", ["x"], ["y"], "N")]
+    model = model_of(nodes, {"x": [2]}, {"y": [2]})
+    payload = Payload(
+        "Ascend310P3", "static", (spec(strange, (2,), onnx_name="x"),),
+        (spec("N:0:y", (2,), onnx_name="y"),), model.SerializeToString(),
+    )  # fmt: skip
+    x = np.array([1, 2], np.float32)
+    with open_session(write(tmp_path / "m.om", payload), "sim") as session:
+        assert session.inputs[0].name == strange
+        np.testing.assert_array_equal(session.run({strange: x})["y"], x)
+        with pytest.raises(UsageError, match="is missing"):
+            session.run({})
 
 
 def test_tensors_without_elements(om, tmp_path, device):
@@ -316,6 +375,14 @@ def test_load_from_memory_and_shared_workspace(om, device):
         ):
             for session in (first, second, first):
                 check(session.run(one), one)
+            # Work memory belongs to one run at a time: no overlap.
+            for session in (first, second):
+                with pytest.raises(UsageError) as caught:
+                    Pipeline(session)
+                assert caught.value.code == "pipeline-workspace"
+            for left, right in zip(first.map([one] * 4), second.map([one] * 4), strict=True):
+                check(left, one)
+                check(right, one)
         with pytest.raises(UsageError) as caught:
             open_session(paths[0], "sim", workspace=workspace, index=1)
         assert caught.value.code == "other-device"

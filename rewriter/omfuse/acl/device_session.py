@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from omfuse.acl import run_modes
-from omfuse.acl.codes import TIMEOUTS, AclError
+from omfuse.acl.codes import AclError
 from omfuse.acl.describe import Dims, load_description
 from omfuse.acl.library import AclLibrary
 from omfuse.acl.memory import BufferSet, to_device, to_host
@@ -151,7 +151,7 @@ class DeviceSession:
             try:
                 yield resources.library
             except AclError as error:
-                if error.fatal or error.number in TIMEOUTS:
+                if error.final:
                     resources.broken = error
                 else:
                     resources.settle()
@@ -279,12 +279,13 @@ class DeviceSession:
         """Run for each set of feeds, results in order.
 
         Copies and computation overlap in ``depth`` sets of buffers; models whose output sizes
-        are not known before the run go one by one.
+        are not known before the run, or that share their work memory, go one by one.
 
         Raises:
             UsageError, AclError: as :meth:`run`; runs after a failed one are not returned.
         """
-        if self.mode == "dynamic" or self._feedback:
+        shared = self._resources.workspace is not None
+        if self.mode == "dynamic" or self._feedback or shared:
             for feeds in many:
                 yield self.run(feeds)
             return

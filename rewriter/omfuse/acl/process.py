@@ -157,6 +157,16 @@ class DeviceContext:
         finally:
             self._restore(before)
 
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """As :meth:`entered`, to give things back: a failure that passes must not keep them."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                with contextlib.suppress(AclError):
+                    stack.enter_context(self.entered())
+                    break
+            yield
+
     def close(self) -> None:
         """Destroy the context and reset the device; safe to call twice, never raises."""
         handle, self._handle = self._handle, None

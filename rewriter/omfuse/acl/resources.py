@@ -43,7 +43,7 @@ class SharedWorkspace:
         """Free the memory, after the sessions that use it; safe to call twice."""
         if self._open:
             self._open = False
-            with self._context.entered():
+            with self._context.leaving():
                 self.memory.free()
             self._context.close()
 
@@ -163,10 +163,8 @@ class Resources:
                 return
             self._closed = True
             try:
-                with self.context.entered():
+                with self.context.leaving():
                     self._give_back()
-            except AclError:
-                self._give_back()  # the context is gone; handles may still be freed
             finally:
                 self.context.close()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from omfuse.acl.describe import Description, Dims, Tensor
 from omfuse.errors import UsageError
+from omfuse.host.tensors import from_bits
 
 _SHOWN = 12  # gears in a sentence
 
@@ -73,15 +74,20 @@ def check_names(described: Description, given: Iterable[str], bound: Iterable[st
 def as_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:
     """Return a C-contiguous array of the right dtype and rank.
 
+    The bits of a bfloat16 or fp8 input, as ``.npy`` files give them, are taken as such.
+
     Raises:
         UsageError: ``bad-feed`` naming what is needed and what came.
     """
-    array = np.asarray(value)
+    array = from_bits(np.asarray(value), tensor.dtype)
     if array.dtype != tensor.dtype:
+        how = f"{tensor.dtype.name!r}"
+        if tensor.dtype.kind == "V":
+            how = f"ml_dtypes.{tensor.dtype.name}"
         raise UsageError(
             "bad-feed",
             f"input {tensor.name!r} takes {tensor.dtype.name}, got {array.dtype.name}",
-            hint=f"convert it: array.astype({tensor.dtype.name!r})",
+            hint=f"convert it: array.astype({how})",
         )
     if array.ndim != len(tensor.dims):
         raise UsageError(
