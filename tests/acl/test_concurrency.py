@@ -176,6 +176,30 @@ def test_the_first_failure_ends_a_pool():
         list(map_sessions([broken], source()))
 
 
+def test_a_forked_child_is_refused_and_leaves_the_parent_alone(om, device):
+    session = open_session(om("static"), "sim")
+    check(session.run(feeds(2)), feeds(2))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # nothing but system calls and the session: other threads are gone
+        said = []
+        for use in (lambda: session.run({}), lambda: open_session(om("static"), "sim")):
+            try:
+                use()
+            except OmfuseError as error:
+                said.append(error.code)
+        calls = device.report()["calls"]
+        session.close()
+        said.append(str(device.report()["calls"] - calls))
+        os.write(writing, " ".join(said).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 1000) == b"forked forked 0"
+    os.close(reading), os.close(writing)
+    check(session.run(feeds(2)), feeds(2))
+    session.close()
+
+
 # ---- worker processes
 def alive(pid):
     try:

@@ -16,6 +16,7 @@ from omfuse.acl.codes import AclError
 from omfuse.acl.describe import Dims, load_description
 from omfuse.acl.library import AclLibrary
 from omfuse.acl.memory import BufferSet, to_device, to_host
+from omfuse.acl.process import forked
 from omfuse.acl.resources import Resources, SharedWorkspace
 from omfuse.acl.shapes import Choice, as_array, check_names, choose, default_dims, symbols
 from omfuse.errors import UsageError
@@ -130,10 +131,12 @@ class DeviceSession:
         """Hold the session and its context; used by everything that calls the library.
 
         Raises:
-            UsageError: ``session-closed``.
-            AclError: the device failed earlier, or fails now; then the session is broken.
+            UsageError: ``session-closed``, ``session-broken``, ``forked``.
+            AclError: the device fails now; then the session is broken.
         """
         resources = self._resources
+        if resources.context.foreign:
+            raise forked()
         with contextlib.ExitStack() as stack:
             stack.enter_context(resources.lock)
             if resources.closed:

@@ -41,7 +41,7 @@ class SharedWorkspace:
 
     def close(self) -> None:
         """Free the memory, after the sessions that use it; safe to call twice."""
-        if self._open:
+        if self._open and not self._context.foreign:
             self._open = False
             with self._context.leaving():
                 self.memory.free()
@@ -158,6 +158,8 @@ class Resources:
 
     def close(self) -> None:
         """Give everything back; safe to call twice and in any state, never raises AclError."""
+        if self.context.foreign:
+            return
         with self.lock:
             if self._closed:
                 return
