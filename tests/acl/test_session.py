@@ -362,6 +362,28 @@ def test_fixed_inputs_and_outputs_that_follow_from_values(tmp_path, device):
         assert caught.value.code == "bad-shape"
 
 
+@pytest.mark.parametrize("size", [0, 24])
+def test_a_fixed_input_beside_an_open_one(size, tmp_path, device):
+    """Whatever size the runtime tells for it: in a model with open shapes none is used."""
+    from dataclasses import replace
+
+    nodes = [helper.make_node("Add", ["x", "step"], ["y"], "A")]
+    model = model_of(nodes, {"x": ["n", 3], "step": [1]}, {"y": ["n", 3]})
+    x = spec("x", (-1, 3), ranges=((1, -1), (3, 3)))
+    step = replace(spec("step", (1,), ranges=((1, 1),)), size=size)
+    payload = Payload(
+        "Ascend310P3", "dynamic", (x, step), (spec("A:0:y", (-1, 3), onnx_name="y"),),
+        model.SerializeToString(),
+    )  # fmt: skip
+    with open_session(write(tmp_path / "m.om", payload), "sim") as session:
+        for rows in (2, 5):
+            feed = np.ones((rows, 3), np.float32)
+            result = session.run({"x": feed, "step": np.array([2], np.float32)})
+            np.testing.assert_array_equal(result["y"], feed + 2)
+        with pytest.raises(UsageError, match="dim 0 must be 1"):
+            session.run({"x": feed, "step": np.ones(2, np.float32)})
+
+
 def test_load_from_memory_and_shared_workspace(om, device):
     paths = [str(om("static")), str(om("batch"))]
     one = feeds(2)

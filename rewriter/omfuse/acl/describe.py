@@ -195,8 +195,13 @@ def _gears(library: AclLibrary, desc: int, hidden: int, where: str) -> tuple[str
 
 
 def _check_sizes(described: Description, where: str) -> None:
-    """Refuse a description in which a bounded tensor takes less than its dims."""
+    """Refuse a description in which a bounded tensor takes less than its dims.
+
+    In a model with open shapes no size is used, and 0 may stand for all of them.
+    """
     for tensor in (*described.inputs, *described.outputs):
+        if described.mode == "dynamic" and tensor.size == 0:
+            continue
         bounded = all(size >= 0 for size in tensor.dims)
         needed = tensor.bytes_of(tensor.dims) if bounded else 1
         if (bounded or described.mode != "dynamic") and tensor.size < needed:
