@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from omfuse.errors import OmfuseError
 from omfuse.session_protocol import Array
 from omfuse.sim.build import build_library
 from omfuse.sim.execute import LoadedModel, Mutate, Transform
-from omfuse.sim.payload import Payload, TensorSpec, load_payload, payload_of_bytes
+from omfuse.sim.model_text import describe, encode, plain
+from omfuse.sim.payload import load_payload, payload_of_bytes
 
 _LOADER = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64)
 _BAD_DATA, _LOAD_FAILED, _EXECUTE_FAILED = 145006, 545001, 507011
@@ -109,10 +109,10 @@ class SimulatedDevice:
                     self._models[key] = model
         except OmfuseError as error:
             code = _BAD_DATA if error.code in ("not-om", "bad-payload") else _LOAD_FAILED
-            answer = f"error\t{code}\tE19999: {_plain(error.message)}"
+            answer = f"error\t{code}\tE19999: {plain(error.message)}"
         except Exception as error:
-            answer = f"error\t{_LOAD_FAILED}\tE19999: {_plain(repr(error))}"
-        raw_answer = _encode(answer)
+            answer = f"error\t{_LOAD_FAILED}\tE19999: {plain(repr(error))}"
+        raw_answer = encode(answer)
         self._library.simacl_answer(raw_answer, len(raw_answer))
 
     def _execute(self, key: int, count: int, inputs: Any, call: int) -> None:
@@ -132,7 +132,7 @@ class SimulatedDevice:
             self._fail(call, repr(error))
 
     def _fail(self, call: int, text: str) -> None:
-        said = f"EZ9999: the simulated model failed: {_plain(text)}"
+        said = f"EZ9999: the simulated model failed: {plain(text)}"
         self._library.simacl_kernel_error(call, _EXECUTE_FAILED, said.encode(errors="replace"))
 
     def _forget(self, key: int) -> None:
@@ -232,48 +232,6 @@ def simulated_device(flavour: int = 90, sanitize: bool = False) -> SimulatedDevi
         ToolchainError: ``sim-build-failed``.
     """
     return SimulatedDevice(build_library(flavour, sanitize))
-
-
-def describe(payload: Payload) -> str:
-    """Return what the library needs to know of a model, one fact a line."""
-    lines = [
-        f"mode\t{payload.mode}",
-        f"soc\t{_plain(payload.soc)}",
-        f"size\t{payload.work_size}\t{payload.weight_size}",
-    ]
-    lines += ["input" + _tensor_line(spec) for spec in payload.inputs]
-    lines += ["output" + _tensor_line(spec) for spec in payload.outputs]
-    for index, gear in enumerate(payload.gears):
-        shown: Sequence[int] = gear
-        if payload.mode == "dims":  # the call names all dims of all inputs
-            shown = [size for dims in payload.gear_inputs[index] for size in dims]
-        lines.append(f"gear\t{_dims(shown)}")
-        lines.append("\t".join(["gearin", *map(_dims, payload.gear_inputs[index])]))
-        lines.append("\t".join(["gearout", *map(_dims, payload.gear_outputs[index])]))
-    if payload.gears:
-        lines.append(f"gearnumbers\t{len(payload.gears[0])}")
-    return "\n".join(lines)
-
-
-def _tensor_line(spec: TensorSpec) -> str:
-    ranges = ",".join(f"{low}~{high}" for low, high in spec.ranges)
-    fields = (_plain(spec.name), spec.acl_dtype, spec.acl_format, spec.size, _dims(spec.dims))
-    return "\t" + "\t".join(map(str, fields)) + "\t" + ranges
-
-
-def _dims(sizes: Sequence[int]) -> str:
-    return ",".join(str(size) for size in sizes)
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode("utf-8", errors="surrogateescape")  # a name need not be text
-    except UnicodeEncodeError:
-        return text.encode("utf-8", errors="replace")
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _array(tensor: _HostTensor) -> Array:
