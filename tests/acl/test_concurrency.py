@@ -239,6 +239,11 @@ def test_isolated_sessions_map_and_feed_back(om, device):
         session.forget()
         with pytest.raises(UsageError, match="input 'a' is missing"):
             session.run({"b": many[1]["b"]})
+        target = np.zeros((2, 4), np.float32)
+        assert session.run(many[0], "total", out={"total": target})["total"] is target
+        np.testing.assert_array_equal(target, many[0]["a"] + many[0]["b"])
+        with pytest.raises(UsageError, match="array given"):
+            session.run(many[0], "total", out={"total": np.zeros(3)})
 
 
 STRANGE = {

@@ -104,8 +104,10 @@ def test_any_memory_layout_is_fed_right(om, device):
         "a": np.asfortranarray(one["a"]),
         "b": np.repeat(one["b"], 2, axis=1)[:, ::2],
     }
+    swapped = {name: array.astype(array.dtype.newbyteorder()) for name, array in one.items()}
     with open_session(om("static"), "sim") as session:
         check(session.run(crooked), one)
+        check(session.run(swapped), one)
 
 
 def test_outputs_by_name_and_into_given_arrays(om, device):
@@ -117,8 +119,21 @@ def test_outputs_by_name_and_into_given_arrays(om, device):
         target = np.zeros((2, 4), np.float32)
         assert session.run(one, out={"total": target})["total"] is target
         np.testing.assert_array_equal(target, one["a"] + one["b"])
-        with pytest.raises(UsageError, match=r"float32\[2, 4\], the array given"):
-            session.run(one, out={"total": np.zeros((4, 2), np.float32)})
+        read_only = np.frombuffer(bytes(32), np.float32).reshape(2, 4)
+        for wrong, what in (
+            (np.zeros((4, 2), np.float32), "float32[4, 2]"),
+            (read_only, "float32[2, 4], read-only"),
+            (np.zeros((4, 2), np.float32).T, "float32[2, 4], not contiguous"),
+            ([1, 2], "list"),
+        ):
+            with pytest.raises(UsageError) as caught:
+                session.run(one, out={"total": wrong})
+            assert caught.value.code == "bad-out"
+            assert caught.value.message.endswith(f"the array given for it is {what}")
+        with pytest.raises(UsageError, match="no output is called 'x'"):
+            session.run(one, out={"x": target})
+        assert not read_only.any()
+        assert list(session.run(one, "twice")) == ["twice"]
 
 
 def test_buffers_are_reused(om, device):
@@ -164,6 +179,42 @@ def test_feedback_stays_on_the_device(mode, om, device):
         session.forget()
         with pytest.raises(UsageError, match="input 'a' is missing"):
             session.run({"b": one["b"]})
+
+
+def test_an_input_is_bound_to_one_output(om, device):
+    one = feeds(2)
+    with open_session(om("static"), "sim") as session:
+        session.bind("total", "a")
+        session.bind("total", "a")
+        for output, fed in (("twice", "a"), ("total", "b")):
+            with pytest.raises(UsageError, match="is bound already") as caught:
+                session.bind(output, fed)
+            assert caught.value.code == "bad-binding"
+        session.bind("twice", "b")
+        session.run(one)
+        made = session.run({}, ["total"])["total"]
+        np.testing.assert_array_equal(made, 3 * (one["a"] + one["b"]))
+        with Pipeline(session) as pipeline, pytest.raises(UsageError) as caught:
+            pipeline.submit(one)
+        assert caught.value.code == "pipeline-bound"
+
+
+def test_file_names_of_any_bytes(om, tmp_path, device):
+    import os
+    import shutil
+
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.om")
+    shutil.copy(om("static"), path)
+    one = feeds(2)
+    for options in ({}, {"load": "memory"}, {"isolated": True}):
+        with open_session(path, "sim", **options) as session:
+            check(session.run(one), one)
+    with SharedWorkspace([path], 0, library_of(str(device.path))) as workspace:
+        with open_session(path, "sim", workspace=workspace) as session:
+            check(session.run(one), one)
+        with pytest.raises(UsageError) as caught:
+            open_session(path, "sim", workspace=workspace, isolated=True)
+        assert caught.value.code == "isolated-workspace"
 
 
 def test_bindings_must_fit(tmp_path, device):

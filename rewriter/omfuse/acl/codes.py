@@ -64,7 +64,10 @@ MEANINGS: dict[int, Meaning] = {
     107004: Meaning("the model belongs to another context", "use one session a model"),
     107019: Meaning("waited too long", "give a larger timeout"),
     107020: Meaning("a task took too long", _KERNEL),
-    145000: Meaning("invalid argument of the executor", "an input is smaller than the model needs"),
+    145000: Meaning(
+        "invalid argument of the executor",
+        "an input or the work memory is too small; models with open shapes share no work memory",
+    ),
     145001: Meaning("the executor is not initialised", "open the session before using it"),
     145002: Meaning("the model file cannot be read", "check the path and the permissions"),
     145003: Meaning("no such model is loaded", "the session was closed"),

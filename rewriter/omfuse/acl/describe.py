@@ -8,6 +8,7 @@ height and width (``image``) or of any dims (``dims``), which add the hidden inp
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Tuple
@@ -245,7 +246,7 @@ def describe_file(library: AclLibrary, path: str) -> Description:
     """Describe a model file without loading it; a device must be set."""
     desc = library.make("aclmdlCreateDesc")
     try:
-        library.call("aclmdlGetDescFromFile", desc, path.encode(), where=path)
+        library.call("aclmdlGetDescFromFile", desc, os.fsencode(path), where=path)
         return read_description(library, desc, path)
     finally:
         library.status("aclmdlDestroyDesc", desc)

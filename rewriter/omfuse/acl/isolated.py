@@ -24,6 +24,7 @@ import numpy as np
 
 from omfuse import errors
 from omfuse.acl.codes import AclError
+from omfuse.acl.shapes import check_target
 from omfuse.errors import DeviceError, OmfuseError, UsageError
 from omfuse.host import frames
 from omfuse.host.tensors import named_dtype
@@ -111,16 +112,27 @@ class IsolatedSession:
         self.inputs = [_info(entry) for entry in head["inputs"]]
         self.outputs = [_info(entry) for entry in head["outputs"]]
 
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        outputs: Sequence[str] | None = None,
+        out: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Run once; see :meth:`omfuse.acl.device_session.DeviceSession.run`.
 
         Raises:
             OmfuseError: what the session raises; ``worker-died``, ``worker-silent``.
         """
-        request = {"run": None if outputs is None else list(outputs)}
+        wanted = [outputs] if isinstance(outputs, str) else outputs
+        request = {"run": None if wanted is None else list(wanted)}
         arrays = {name: _portable(value) for name, value in feeds.items()}
         head, results = self._ask(request, arrays, self._limit)
         self.seconds, self.kernels = head["seconds"], head["kernels"]
+        for name, array in (out or {}).items():
+            if name in results:
+                made = results[name]
+                check_target(name, made.dtype, made.shape, array)[...] = made
+                results[name] = array
         return results
 
     def map(self, many: Iterable[Mapping[str, Any]], depth: int = 2) -> Iterator[dict[str, Any]]:
@@ -143,7 +155,7 @@ class IsolatedSession:
         return free, total
 
     def default_dims(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Return legal dims of all inputs; see :func:`omfuse.acl.shapes.default_dims`."""
+        """Return legal dims of all inputs; see :func:`omfuse.acl.sizes.default_dims`."""
         head, _ = self._ask({"dims": dict(sizes)}, {}, self._limit)
         return {name: tuple(dims) for name, dims in head["dims"].items()}
 

@@ -129,10 +129,17 @@ class Pipeline:
         """Start a run; waits only for a free set of buffers.
 
         Raises:
-            UsageError: ``bad-feed``, ``bad-shape``, ``session-closed``.
+            UsageError: ``bad-feed``, ``bad-shape``, ``pipeline-bound``, ``session-closed``.
             AclError: a run failed; the runs still under way are lost with it.
         """
         with self._guarded() as library:
+            if self._session._feedback:
+                raise UsageError(
+                    "pipeline-bound",
+                    "outputs of this session are bound to inputs: its runs follow one another",
+                    where=self._session.path,
+                    hint="use run() or map() of the session",
+                )
             arrays, choice = self._session.check(feeds)
             lane = self._lanes[self._next]
             if lane.ticket is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def query_size(library: AclLibrary, path: str) -> tuple[int, int]:
     """Return bytes of work and of weight memory that a model needs."""
     work, weight = ctypes.c_size_t(), ctypes.c_size_t()
     library.call(
-        "aclmdlQuerySize", path.encode(), ctypes.byref(work), ctypes.byref(weight), where=path
+        "aclmdlQuerySize", os.fsencode(path), ctypes.byref(work), ctypes.byref(weight), where=path
     )
     return work.value, weight.value
 
@@ -99,7 +100,9 @@ class Resources:
             data = Path(path).read_bytes()
             self.library.call("aclmdlLoadFromMem", data, len(data), ctypes.byref(found), where=path)
         else:
-            number = self.library.status("aclmdlLoadFromFile", path.encode(), ctypes.byref(found))
+            number = self.library.status(
+                "aclmdlLoadFromFile", os.fsencode(path), ctypes.byref(found)
+            )
             if number:
                 raise self._load_error(number, path)
         self.model = found.value
@@ -129,7 +132,7 @@ class Resources:
         self.workspace = workspace
         self.library.call(
             "aclmdlLoadFromFileWithMem",
-            path.encode(),
+            os.fsencode(path),
             ctypes.byref(found),
             workspace.memory.address,
             workspace.memory.size,
