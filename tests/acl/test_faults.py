@@ -183,6 +183,24 @@ def test_a_dead_device_breaks_the_session_and_not_the_next_one(om, device):
         assert set(again.run(feeds(2))) == {"total", "twice"}
 
 
+def test_a_dead_device_does_not_touch_the_others(om, device):
+    device.configure(sticky=1)
+    one = feeds(2)
+    with open_session(om("static"), "sim", index=0) as lost:
+        with open_session(om("static"), "sim", index=1) as other:
+            device.fault("exec", 1, 507010, "EZ9999: heartbeat lost")
+            with pytest.raises(AclError):
+                lost.run(one)
+            np.testing.assert_array_equal(other.run(one)["total"], one["a"] + one["b"])
+            # Nobody gets at the lost one before it is reset.
+            with pytest.raises(AclError) as caught:
+                open_session(om("static"), "sim", index=0)
+            assert caught.value.number == 507010
+        lost.close()
+        with open_session(om("static"), "sim", index=0) as again:
+            np.testing.assert_array_equal(again.run(one)["total"], one["a"] + one["b"])
+
+
 def test_out_of_memory_says_what_is_needed_and_free(om, device):
     device.configure(memory_bytes=500)
     with pytest.raises(AclError) as caught:

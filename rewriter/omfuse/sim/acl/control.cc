@@ -139,7 +139,7 @@ SIMACL_EXPORT void simacl_fault(const char* site, int64_t nth, int code, const c
 SIMACL_EXPORT void simacl_clear_faults() {
   Lock lock(Get().mu);
   Get().faults.clear();
-  Get().dead_code = 0;
+  Get().dead.clear();
 }
 
 // The length of the text; as much of it as fits is copied.

@@ -11,6 +11,7 @@ namespace {
 
 struct Plan {
   uint32_t model = 0;
+  int device = 0;
   std::shared_ptr<const ModelInfo> info;
   std::vector<void*> input_data;
   std::vector<Dims> input_dims;
@@ -102,6 +103,7 @@ int Prepare(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* out
   }
   inputs->gear.clear();  // has to be set again for the next run
   plan->model = id;
+  plan->device = model.device;
   plan->info = model.info;
   plan->outputs = outputs->handle;
   return kOk;
@@ -159,7 +161,7 @@ Status Compute(const Plan& plan, bool sync, double deadline, Lock* lock) {
   const Status fault = DeviceFault("exec", &delay);
   if (!Spend(delay, deadline, lock)) return {kStreamTimeout, "EE1002: Stream synchronize timeout."};
   if (fault.code != kOk) {
-    if (world.Get("sticky")) world.dead_code = fault.code;
+    if (world.Get("sticky")) world.dead[plan.device] = fault.code;
     return fault;
   }
   std::vector<std::vector<uint8_t>> copies(plan.input_data.size());

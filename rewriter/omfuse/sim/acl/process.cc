@@ -23,8 +23,8 @@ int ReleaseDevice(Call* call, int32_t device, bool all) {
   if (found == world.device_refs.end() || found->second == 0) {
     return call->Fail(kContextRelease, "EE9999: device is not set: context release failed");
   }
-  world.dead_code = 0;
   if (!all && --found->second > 0) return call->Return(kOk);
+  world.dead.erase(device);
   world.device_refs.erase(found);
   const uint64_t primary = world.primary[device];
   world.primary.erase(device);
@@ -137,6 +137,8 @@ SIMACL_EXPORT aclError aclrtSetDevice(int32_t device) {
   if (device < 0 || device >= world.Get("device_count")) {
     return call.Fail(kDeviceId, "EE1001: Invalid device ID " + std::to_string(device));
   }
+  auto dead = world.dead.find(device);
+  if (dead != world.dead.end()) return call.Fail(dead->second, "EE9999: the device is lost");
   if (world.device_refs[device]++ == 0) {
     auto context = std::make_shared<Context>();
     context->device = device;

@@ -81,7 +81,11 @@ bool IsFatal(int code) {
 
 // Calls that a dead device fails until it is reset.
 bool TouchesDevice(const std::string& name) {
-  if (name.rfind("aclrtResetDevice", 0) == 0) return false;
+  // These name the device or context that they are for.
+  for (const char* other : {"aclrtResetDevice", "aclrtSetDevice", "aclrtGetDeviceCount",
+                            "aclrtGetRunMode", "aclrtSetCurrentContext", "aclrtCreateContext"}) {
+    if (name.rfind(other, 0) == 0) return false;
+  }
   return name.rfind("aclrt", 0) == 0 || name.rfind("aclmdlExecute", 0) == 0 ||
          name.rfind("aclmdlLoad", 0) == 0 || name == "aclmdlUnload";
 }
@@ -130,14 +134,18 @@ Call::Call(const char* name, Releases releases)
     fault_ = fault->code;
     named_ = fault->site != "*";
     if (fault->has_text) SetMessage(fault->text);
-    if (IsFatal(fault_) && world.Get("sticky")) world.dead_code = fault_;
+    auto context = CurrentContext();
+    if (IsFatal(fault_) && world.Get("sticky") && context != nullptr) {
+      world.dead[context->device] = fault_;
+    }
     if (delay > 0) {
       lock_.unlock();
       usleep(static_cast<useconds_t>(delay));
       lock_.lock();
     }
-  } else if (world.dead_code != 0 && TouchesDevice(name)) {
-    fault_ = world.dead_code;
+  } else if (auto context = CurrentContext(); context != nullptr && TouchesDevice(name)) {
+    auto dead = world.dead.find(context->device);
+    if (dead != world.dead.end()) fault_ = dead->second;
   }
 }
 
@@ -204,7 +212,7 @@ void ResetWorld(Lock* lock) {
   world.finalized = false;
   world.init_json.clear();
   world.dump_sessions = 0;
-  world.dead_code = 0;
+  world.dead.clear();
   world.pid = 0;
   world.used = world.peak = 0;
   world.used_on.clear();

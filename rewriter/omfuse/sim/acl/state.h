@@ -240,7 +240,7 @@ struct World {
   std::vector<std::string> violations;
   std::deque<TraceEntry> trace;
   std::vector<Fault> faults;
-  int dead_code = 0;  // fatal device error that sticks until the device is reset
+  std::map<int, int> dead;  // device -> fatal error that sticks until it is reset
   std::map<std::string, int64_t> config = {
       {"device_count", 4},                  // devices that can be set
       {"memory_bytes", int64_t{32} << 30},  // of each device

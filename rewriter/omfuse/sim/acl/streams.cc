@@ -235,15 +235,19 @@ std::shared_ptr<Stream> FindStream(Call* call, aclrtStream handle, int* code) {
 
 namespace {
 
+// The device of a stream, -1 when its context is gone.
+int DeviceOf(const Stream& stream) {
+  auto context = Find<Context>(AsPointer(stream.context), Kind::kContext);
+  return context == nullptr ? -1 : context->device;
+}
+
 int CreateStream(Call* call, aclrtStream* out) {
   if (const int code = CheckContext(call)) return code;
   World& world = Get();
   int64_t count = 0;
   for (auto& [handle, object] : world.objects) {
     if (object->kind != Kind::kStream) continue;
-    const uint64_t owner = static_cast<Stream*>(object.get())->context;
-    auto context = Find<Context>(AsPointer(owner), Kind::kContext);
-    if (context != nullptr && context->device == CurrentContext()->device) ++count;
+    if (DeviceOf(*static_cast<Stream*>(object.get())) == CurrentContext()->device) ++count;
   }
   if (count >= world.Get("max_streams"))
     return call->Fail(kStreamResource, "EE1005: no stream left");
@@ -349,7 +353,9 @@ SIMACL_EXPORT aclError aclrtSynchronizeDevice() {
   if (const int code = CheckContext(&call)) return code;
   std::vector<std::shared_ptr<Stream>> streams;
   for (auto& [handle, object] : Get().objects) {
-    if (object->kind == Kind::kStream) streams.push_back(std::static_pointer_cast<Stream>(object));
+    if (object->kind != Kind::kStream) continue;
+    auto stream = std::static_pointer_cast<Stream>(object);
+    if (DeviceOf(*stream) == CurrentContext()->device) streams.push_back(stream);
   }
   Status first;
   for (auto& stream : streams) {
