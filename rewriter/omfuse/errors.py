@@ -18,9 +18,13 @@ class OmfuseError(Exception):
         message: what happened, one sentence without a full stop.
         where: file, node or tensor concerned.
         hint: what the user can do about it.
+
+    Attributes:
+        final: the session or device is gone: no other input or try can mend it.
     """
 
     exit_code = 2
+    final = False
 
     def __init__(
         self, code: str, message: str, where: str | None = None, hint: str | None = None

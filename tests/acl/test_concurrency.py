@@ -113,7 +113,7 @@ def test_results_of_a_pipeline_in_any_order(om, device):
 
 
 def test_a_pipeline_that_hangs_ends_with_its_time_out(om, device):
-    with open_session(om("static"), "sim", timeout=0.05) as session:
+    with open_session(om("static"), "sim", timeout=0.5) as session:
         device.configure(async_exec_us=5_000_000)
         with pytest.raises(DeviceError, match="507047"):
             list(session.map([feeds(2)] * 3))
@@ -176,6 +176,30 @@ def test_the_first_failure_ends_a_pool():
         list(map_sessions([broken], source()))
 
 
+def test_a_forked_child_is_refused_and_leaves_the_parent_alone(om, device):
+    session = open_session(om("static"), "sim")
+    check(session.run(feeds(2)), feeds(2))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # nothing but system calls and the session: other threads are gone
+        said = []
+        for use in (lambda: session.run({}), lambda: open_session(om("static"), "sim")):
+            try:
+                use()
+            except OmfuseError as error:
+                said.append(error.code)
+        calls = device.report()["calls"]
+        session.close()
+        said.append(str(device.report()["calls"] - calls))
+        os.write(writing, " ".join(said).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 1000) == b"forked forked 0"
+    os.close(reading), os.close(writing)
+    check(session.run(feeds(2)), feeds(2))
+    session.close()
+
+
 # ---- worker processes
 def alive(pid):
     try:
@@ -201,6 +225,72 @@ def test_isolated_sessions_do_the_same(om, device):
     assert not alive(pid)
     with pytest.raises(UsageError):
         session.run(one)
+
+
+def test_isolated_sessions_map_and_feed_back(om, device):
+    many = [feeds(2, seed=i) for i in range(4)]
+    with IsolatedSession(om("static"), "sim") as session:
+        for result, one in zip(session.map(many), many, strict=True):
+            check(result, one)
+        session.bind("total", "a")
+        session.run(many[0])
+        again = session.run({"b": many[1]["b"]}, ["total"])["total"]
+        np.testing.assert_array_equal(again, many[0]["a"] + many[0]["b"] + many[1]["b"])
+        session.forget()
+        with pytest.raises(UsageError, match="input 'a' is missing"):
+            session.run({"b": many[1]["b"]})
+        target = np.zeros((2, 4), np.float32)
+        assert session.run(many[0], "total", out={"total": target})["total"] is target
+        np.testing.assert_array_equal(target, many[0]["a"] + many[0]["b"])
+        with pytest.raises(UsageError, match="array given"):
+            session.run(many[0], "total", out={"total": np.zeros(3)})
+
+
+STRANGE = {
+    "text": [["x"] * 4] * 2,
+    "dates": np.zeros((2, 4), "datetime64[D]"),
+    "records": np.zeros((2, 4), [("x", "f4")]),
+    "objects": np.zeros((2, 4), object),
+    "a number": 3,
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_strange_feed_does_not_end_the_worker(what, om, device):
+    one = feeds(2)
+    with IsolatedSession(om("static"), "sim") as session:
+        with pytest.raises(UsageError, match="takes float32"):
+            session.run({**one, "a": STRANGE[what]})
+        check(session.run(one), one)
+
+
+def test_a_fault_of_the_worker_itself_is_an_error_with_its_text(om, device):
+    with IsolatedSession(om("static"), "sim") as session:
+        with pytest.raises(DeviceError) as caught:
+            session._ask({"run": 3}, feeds(2), None)
+        assert caught.value.code == "worker-failed"
+        assert "TypeError" in caught.value.message
+        check(session.run(feeds(2)), feeds(2))
+
+
+def test_close_of_an_isolated_session_waits_for_the_run(om, device):
+    session = IsolatedSession(om("static"), "sim")
+    started, said = threading.Event(), []
+
+    def work():
+        try:
+            while True:
+                check(session.run(feeds(2)), feeds(2))
+                started.set()
+        except OmfuseError as error:
+            said.append(error.code)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait()
+    session.close()
+    thread.join()
+    assert said == ["session-closed"]
 
 
 def test_errors_of_the_device_travel(om, device):

@@ -1,10 +1,15 @@
 """Every ACL call of open, run and close fails once: right error, nothing left, close twice."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from sim_files import PAYLOADS, expected, feeds
 
 from omfuse.acl.codes import AclError
+from omfuse.acl.opening import library_of
+from omfuse.acl.resources import SharedWorkspace
 from omfuse.errors import DeviceError, ModelError, OmfuseError, UsageError
 from omfuse.session import open_session
 
@@ -35,35 +40,57 @@ TOLERATED = {
     "aclFinalizeReference",
     "aclrtMallocHost",
     "aclrtSynchronizeStream",
+    "aclmdlDestroyExecConfigHandle",
 }
 
 
-def use(path, mode, how):
-    """Open, run twice, close twice; return whether the outputs were right."""
+def use(path, mode, how, library):
+    """Open, run, close twice; the outputs must be right."""
     rows = (2, 2) if mode == "static" else (1, 2)
     many = [feeds(n, seed=n) for n in rows]
-    session = open_session(path, "sim")
-    try:
-        if how == "pipeline":
-            results = list(session.map([*many, *many], 2))
-        else:
-            results = [session.run(one) for one in (*many, *many)]
-    finally:
-        session.close()
-        session.close()
+    options = {"timeout": {"timeout": 100}, "memory": {"load": "memory"}}.get(how, {})
+    results = []
+
+    def work(session):
+        try:
+            if how == "pipeline":
+                results.extend(session.map([*many, *many], 2))
+            else:
+                results.extend(session.run(one) for one in (*many, *many))
+        finally:
+            session.close()
+            session.close()
+
+    if how == "workspace":
+        with SharedWorkspace([str(path)], 0, library) as workspace:
+            work(open_session(path, "sim", workspace=workspace))
+    elif how == "other thread":  # there the context is not current, and has to be entered
+        session = open_session(path, "sim")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work, session).result()
+    else:
+        work(open_session(path, "sim", **options))
     for result, one in zip(results, (*many, *many), strict=True):
         for name, value in expected(one["a"], one["b"]).items():
             np.testing.assert_array_equal(result[name], value)
 
 
-@pytest.mark.parametrize("mode", PAYLOADS)
-@pytest.mark.parametrize("how", ["run", "pipeline"])
+BOUNDED = [mode for mode in PAYLOADS if mode not in ("dynamic", "open")]
+WAYS = [
+    *[(mode, "run") for mode in PAYLOADS],
+    *[(mode, "pipeline") for mode in BOUNDED],
+    *[(mode, "timeout") for mode in ("static", "dynamic")],
+    ("static", "memory"),
+    ("batch", "workspace"),
+    *[(mode, "other thread") for mode in ("dims", "dynamic")],
+]
+
+
+@pytest.mark.parametrize(("mode", "how"), WAYS)
 def test_every_call_may_fail(mode, how, om, device):
-    if how == "pipeline" and mode in ("dynamic", "open"):
-        pytest.skip("models of unknown output size run one by one")
-    path = om(mode)
+    path, library = om(mode), library_of(str(device.path))
     device.configure(trace_limit=20000)
-    use(path, mode, how)
+    use(path, mode, how, library)
     calls = device.report()["calls"]
     assert calls > 80
     silent = set()
@@ -72,7 +99,7 @@ def test_every_call_may_fail(mode, how, om, device):
         device.fault("*", nth, CODE, TEXT)
         problem = None
         try:
-            use(path, mode, how)
+            use(path, mode, how, library)
         except (AclError, ModelError) as error:
             problem = error
         if isinstance(problem, ModelError):
@@ -156,6 +183,24 @@ def test_a_dead_device_breaks_the_session_and_not_the_next_one(om, device):
         assert set(again.run(feeds(2))) == {"total", "twice"}
 
 
+def test_a_dead_device_does_not_touch_the_others(om, device):
+    device.configure(sticky=1)
+    one = feeds(2)
+    with open_session(om("static"), "sim", index=0) as lost:
+        with open_session(om("static"), "sim", index=1) as other:
+            device.fault("exec", 1, 507010, "EZ9999: heartbeat lost")
+            with pytest.raises(AclError):
+                lost.run(one)
+            np.testing.assert_array_equal(other.run(one)["total"], one["a"] + one["b"])
+            # Nobody gets at the lost one before it is reset.
+            with pytest.raises(AclError) as caught:
+                open_session(om("static"), "sim", index=0)
+            assert caught.value.number == 507010
+        lost.close()
+        with open_session(om("static"), "sim", index=0) as again:
+            np.testing.assert_array_equal(again.run(one)["total"], one["a"] + one["b"])
+
+
 def test_out_of_memory_says_what_is_needed_and_free(om, device):
     device.configure(memory_bytes=500)
     with pytest.raises(AclError) as caught:
@@ -223,11 +268,75 @@ def test_any_message_of_the_library_is_bearable(said, om, device):
     assert "another chip" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "text", [None, "", "x" * 100_000, b"\xff\xfe"], ids=["null", "empty", "long", "raw"]
+)
+def test_a_message_function_may_answer_anything(text, om, device):
+    device.fault("aclmdlLoadFromFile", 1, 545001, "lost")
+    device.fault("aclGetRecentErrMsg", 1, 0, text, sticky=True)
+    with pytest.raises(AclError) as caught:
+        open_session(om("static"), "sim")
+    assert caught.value.number == 545001
+    assert "lost" not in caught.value.message
+    assert len(caught.value.message) < 600
+
+
+GETTERS = ("aclGetDataBufferAddr", "aclGetDataBufferSizeV2")
+
+
+@pytest.mark.parametrize("getter", GETTERS)
+def test_getters_that_never_fail_can_be_made_to(getter, om, device):
+    with open_session(om("dynamic"), "sim") as session:
+        device.fault(getter, 1)
+        with pytest.raises(AclError):
+            session.run(feeds(2))
+        np.testing.assert_array_equal(session.run(feeds(2))["total"], sum(feeds(2).values()))
+
+
+def test_faults_by_chance_are_repeatable(om, device):
+    def failures():
+        found = []
+        device.configure(seed=5)
+        with open_session(om("static"), "sim") as session:
+            device.fault("exec", code=507018, text="EZ9999: by chance", probability=0.3)
+            for number in range(30):
+                try:
+                    session.run(feeds(2))
+                except AclError as error:
+                    found.append((number, error.number))
+        device.clear_faults()
+        return found
+
+    first = failures()
+    assert 0 < len(first) < 30
+    assert {code for _, code in first} == {507018}
+    assert failures() == first
+
+
+@pytest.mark.parametrize("settings", [{}, {"threads": 1}], ids=["deferred", "stream threads"])
+@pytest.mark.parametrize("mode", ["static", "batch", "dynamic"])
+def test_a_model_that_computes_longer_than_it_may(mode, settings, om, device):
+    """The time is that of the computation itself, not one that was asked for."""
+    device.configure(**settings)
+
+    def slow(feeds, outputs):
+        time.sleep(0.4)
+        return outputs
+
+    device.mutate = slow
+    with open_session(om(mode), "sim", timeout=0.1) as session:
+        with pytest.raises(AclError) as caught:
+            session.run(feeds(2))
+        assert caught.value.number == 507046
+    with open_session(om(mode), "sim", timeout=20) as session:
+        session.run(feeds(2))
+
+
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_time_out(mode, om, device):
-    with open_session(om(mode), "sim", timeout=0.03) as session:
+    with open_session(om(mode), "sim", timeout=0.5) as session:
         session.run(feeds(2))
-        device.configure(exec_us=300_000, async_exec_us=300_000)
+        device.configure(exec_us=3_000_000, async_exec_us=3_000_000)
         with pytest.raises(AclError) as caught:
             session.run(feeds(2))
         assert caught.value.number == 507046

@@ -4,9 +4,13 @@ import ctypes
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from raw import D2H, H2D, Raw, dims
+from sim_files import feeds
+
+from omfuse.session import open_session
 
 NOWHERE = 0x1234
 
@@ -40,6 +44,10 @@ def test_init_and_finalize(raw, tmp_path):
     assert raw.aclFinalize() == 0
 
 
+def test_a_reference_that_nobody_holds_cannot_be_given_up(raw):
+    assert raw.aclFinalizeReference(ctypes.byref(ctypes.c_uint64())) == 100037
+
+
 def test_devices(raw):
     assert raw.aclrtSetDevice(0) == 100001
     raw.start()
@@ -70,17 +78,94 @@ def test_contexts(on):
 
 def test_a_thread_without_context(on):
     codes = []
+    address, pinned = on.malloc(8), on.pointer("aclrtMallocHost", 8)
+    event, model, desc = on.pointer("aclrtCreateEvent"), on.load(), on.aclmdlCreateDesc()
+    ms, status, sizes = ctypes.c_float(), ctypes.c_int(), ctypes.c_size_t()
 
     def work():
         codes.append(on.aclrtMalloc(ctypes.byref(ctypes.c_void_p()), 8, 0))
+        codes.append(on.aclrtFree(address))
+        codes.append(on.aclrtFreeHost(pinned))
+        codes.append(on.aclrtGetMemInfo(1, ctypes.byref(sizes), ctypes.byref(sizes)))
         codes.append(on.aclrtCreateStream(ctypes.byref(ctypes.c_void_p())))
+        codes.append(on.aclrtQueryEventStatus(event, ctypes.byref(status)))
+        codes.append(on.aclrtEventElapsedTime(ctypes.byref(ms), event, event))
+        codes.append(on.aclrtDestroyEvent(event))
         codes.append(on.aclmdlLoadFromFile(on.path, ctypes.byref(ctypes.c_uint32())))
+        codes.append(on.aclmdlGetDesc(desc, model))
+        codes.append(on.aclmdlSetDynamicBatchSize(model, None, 2, 2))
+        codes.append(on.aclmdlUnload(model))
         codes.append(on.aclrtSynchronizeDevice())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert codes == [107002] * 4
+    assert codes == [107002] * 13
+    assert on.aclmdlDestroyDesc(desc) == on.aclmdlUnload(model) == on.aclrtDestroyEvent(event) == 0
+    assert on.aclrtFree(address) == on.aclrtFreeHost(pinned) == 0
+
+
+def test_events_belong_to_their_context(on):
+    first, event = on.pointer("aclrtGetCurrentContext"), on.pointer("aclrtCreateEvent")
+    own = on.pointer("aclrtCreateContext", 0)
+    stream, status = on.pointer("aclrtCreateStream"), ctypes.c_int()
+    assert on.aclrtRecordEvent(event, stream) == 107003
+    assert on.aclrtStreamWaitEvent(stream, event) == 107003
+    assert on.aclrtSynchronizeEvent(event) == 107003
+    assert on.aclrtQueryEventStatus(event, ctypes.byref(status)) == 107003
+    assert on.aclrtDestroyStream(stream) == on.aclrtDestroyContext(own) == 0
+    assert on.aclrtSetCurrentContext(first) == on.aclrtDestroyEvent(event) == 0
+
+
+def test_a_thread_that_holds_a_context_is_in_the_ledger(raw, device):
+    raw.start()
+    entered, leave, own = threading.Event(), threading.Event(), []
+
+    def work():
+        own.append(raw.pointer("aclrtCreateContext", 0))
+        entered.set()
+        leave.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    entered.wait()
+    assert [entry["alive"] for entry in device.report()["threads"]] == [True, True]
+    assert raw.aclrtDestroyContext(own[0]) == 0
+    raw.stop()
+    assert [entry["alive"] for entry in device.report()["threads"]] == [False]
+    leave.set()
+    thread.join()
+    until = time.monotonic() + 5  # for the system it ends a little later
+    while device.report()["threads"] and time.monotonic() < until:
+        time.sleep(0.01)
+    assert device.report()["threads"] == []
+
+
+def test_a_session_leaves_no_context_on_its_thread(om, device):
+    with open_session(om("static"), "sim") as session:
+        session.run(feeds(2))
+        assert [entry["alive"] for entry in device.report()["threads"]] == [True]
+    assert device.report()["threads"] == []
+
+
+def test_devices_have_memory_and_streams_of_their_own(raw, device):
+    device.configure(memory_bytes=1000, max_streams=1)
+    raw.start(0)
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    first, stream = raw.malloc(900), raw.pointer("aclrtCreateStream")
+    assert raw.aclrtMalloc(ctypes.byref(ctypes.c_void_p()), 900, 0) == 207001
+    assert raw.aclrtSetDevice(1) == 0
+    assert raw.aclrtGetMemInfo(1, ctypes.byref(free), ctypes.byref(total)) == 0
+    assert (free.value, total.value) == (1000, 1000)
+    second, other = raw.malloc(900), raw.pointer("aclrtCreateStream")
+    assert raw.aclrtFree(second) == raw.aclrtDestroyStream(other) == 0
+    assert raw.aclrtResetDevice(1) == 0
+    assert raw.aclrtSetDevice(0) == 0
+    assert raw.aclrtGetMemInfo(1, ctypes.byref(free), ctypes.byref(total)) == 0
+    assert free.value == 1000 - 960
+    assert raw.aclrtFree(first) == raw.aclrtDestroyStream(stream) == 0
+    assert raw.aclrtResetDevice(0) == 0
+    raw.stop()
 
 
 def test_memory(on, device):
@@ -192,8 +277,9 @@ def test_loading(raw, tmp_path, om):
     assert raw.aclrtSetDevice(0) == 0
     assert raw.aclmdlLoadFromFile(None, ctypes.byref(found)) == 145002
     assert raw.aclmdlLoadFromFile(b"/nowhere/m.om", ctypes.byref(found)) == 145002
+    assert raw.aclmdlLoadFromFile(str(tmp_path).encode(), ctypes.byref(found)) == 145002
     data = om("static").read_bytes()
-    for bad in (data[:100], b"XXXX" + data[4:], data[:-1]):
+    for bad in (data[:100], b"XXXX" + data[4:], data[:-1], data + b"x"):
         assert raw.aclmdlLoadFromMem(bad, len(bad), ctypes.byref(found)) == 145006
     work, weight = ctypes.c_size_t(), ctypes.c_size_t()
     assert raw.aclmdlQuerySize(raw.path, ctypes.byref(work), ctypes.byref(weight)) == 0
@@ -241,10 +327,32 @@ def test_executing(on, device):
     device.fault("aclmdlExecute", 1, 507011, "EZ9999")
     assert on.aclmdlExecute(model, inputs, null) == 507011
     assert on.aclGetDataBufferAddr(on.aclmdlGetDatasetBuffer(null, 0))
+    on.drop(null)
+    null = on.dataset((None, 0), (None, 0))
+    config = on.aclmdlCreateExecConfigHandle()
+    device.fault("aclmdlExecuteV2", 1, 507011, "EZ9999")
+    assert on.aclmdlExecuteV2(model, inputs, null, None, config) == 507011
+    assert on.aclGetDataBufferAddr(on.aclmdlGetDatasetBuffer(null, 0))
+    assert on.aclmdlExecuteV2(model, inputs, null, None, None) == 100000
+    assert on.aclmdlDestroyExecConfigHandle(config) == 0
     for dataset in (inputs, outputs, few, null):
         on.drop(dataset)
     assert on.aclmdlUnload(model) == 0
     assert on.aclmdlExecute(model, None, None) == 145003
+
+
+def test_executing_later_with_a_configuration(on):
+    model, stream = on.load(), on.pointer("aclrtCreateStream")
+    inputs = on.dataset((on.malloc(32), 32), (on.malloc(32), 32))
+    outputs = on.dataset((on.malloc(32), 32), (on.malloc(32), 32))
+    config = on.aclmdlCreateExecConfigHandle()
+    assert on.aclmdlExecuteAsyncV2(model, inputs, outputs, stream, None) == 100000
+    assert on.aclmdlExecuteAsyncV2(model, inputs, outputs, stream, config) == 0
+    assert on.aclrtSynchronizeStream(stream) == 0
+    assert on.aclmdlDestroyExecConfigHandle(config) == on.aclrtDestroyStream(stream) == 0
+    on.drop(inputs)
+    on.drop(outputs)
+    assert on.aclmdlUnload(model) == 0
 
 
 def test_short_inputs(device, tmp_path):
@@ -460,6 +568,27 @@ for _ in range(2):
     "of loaded model 1 freed before unload": """
 a, b = raw.malloc(512), raw.malloc(64)
 raw.aclmdlLoadFromFileWithMem(raw.path, ctypes.byref(ctypes.c_uint32()), a, 512, b, 64)
+raw.aclrtFree(a)
+""",
+    "workspace shared with a model that is running": """
+a, stream = raw.malloc(512), raw.pointer("aclrtCreateStream")
+models = []
+for _ in range(2):
+    found = ctypes.c_uint32()
+    raw.aclmdlLoadFromFileWithMem(raw.path, ctypes.byref(found), a, 512, raw.malloc(64), 64)
+    models.append(found.value)
+ins = raw.dataset((raw.malloc(32), 32), (raw.malloc(32), 32))
+outs = raw.dataset((raw.malloc(32), 32), (raw.malloc(32), 32))
+raw.aclmdlExecuteAsync(models[0], ins, outs, stream)
+raw.aclmdlExecute(models[1], ins, outs)
+""",
+    "memory given to a model is not that much device memory": """
+a = raw.malloc(256)
+raw.aclmdlLoadFromFileWithMem(raw.path, ctypes.byref(ctypes.c_uint32()), a, 512, a, 64)
+""",
+    "device memory freed under another device": """
+a = raw.malloc(8)
+raw.aclrtSetDevice(1)
 raw.aclrtFree(a)
 """,
     "device reset with memory allocated": """

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sim_files
 
 from omfuse.acl import prototypes
 from omfuse.acl.device_session import DeviceSession
@@ -144,6 +145,61 @@ def test_the_library_is_found_by_the_environment(tmp_path, monkeypatch):
     assert "set_env.sh" in caught.value.hint
     monkeypatch.setenv("ACL_LIB", str(toolkit))
     assert list(candidates()) == [(toolkit / "libascendcl.so",)]
+    monkeypatch.setenv("ACL_LIB", "libascendcl.so.1")  # for the loader to find
+    assert list(candidates()) == [(Path("libascendcl.so.1"),)]
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
+    for name in ("ACL_LIB", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "LD_LIBRARY_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+    def problem():
+        with pytest.raises(NotAvailableError) as caught:
+            open_library()
+        assert caught.value.code == "acl-not-found"
+        return caught.value
+
+    monkeypatch.setenv("ACL_LIB", str(tmp_path))
+    assert (problem().message, problem().where) == ("ACL_LIB names no library", str(tmp_path))
+    monkeypatch.setenv("ACL_LIB", str(tmp_path / "none.so"))
+    assert problem().message == "ACL_LIB names a missing file"
+    assert "unset it" in problem().hint
+    monkeypatch.delenv("ACL_LIB")
+    stub = tmp_path / "devlib"
+    stub.mkdir()
+    (stub / "libascendcl.so").write_text("")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(stub))
+    assert f"only the stub for compiling in {stub}" in problem().message
+    assert "set_env.sh" in problem().hint
+
+
+class Half:
+    """A library that exports a part of another."""
+
+    def __init__(self, whole, models):
+        self.whole, self.models = whole, models
+
+    def __getattr__(self, name):
+        if name.startswith("aclmdl") != self.models:
+            raise AttributeError(name)
+        return getattr(self.whole, name)
+
+
+def test_the_two_libraries_of_newer_releases(om, device, tmp_path, monkeypatch):
+    """The runtime has no model functions, the facade only those: both are looked into."""
+    for name in ("libacl_rt.so", "libacl_mdl.so"):
+        (tmp_path / name).symlink_to(device.path)
+    monkeypatch.setenv("ACL_LIB", str(tmp_path))
+    library = open_library()
+    assert library.path == tmp_path / "libacl_rt.so"
+    runtime, models = library._handles
+    library._handles = [Half(runtime, False), Half(models, True)]
+    with DeviceSession(om("static"), library, "sim") as session:
+        session.run(sim_files.feeds(2))
+    assert library.has("aclmdlExecute")
+    assert library.has("aclrtMalloc")
+    library._handles = [Half(runtime, False)]
+    assert not library.has("aclmdlExecute")
 
 
 def test_the_override_opens_any_library(om, device, monkeypatch):

@@ -1,6 +1,9 @@
 """What a board needs: Python 3.8 and numpy, nothing else of this package's dependencies."""
 
 import ast
+import contextlib
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +19,7 @@ ON_BOARDS = sorted(
         *(ROOT / "acl").glob("*.py"),
         *(ROOT / name for name in AT_THE_TOP),
         *(ROOT / "host" / name for name in ("__init__.py", "frames.py", "tensors.py")),
-        *(ROOT / "sim" / name for name in ("__init__.py", "payload.py")),
+        *(ROOT / "sim" / name for name in ("__init__.py", "model_text.py", "payload.py")),
     ]
 )
 # Subscripts of these fail when they are evaluated by Python 3.8; in annotations they are text.
@@ -92,6 +95,46 @@ def f(x: list[int] = []) -> dict[str, int]: return {1: 2} | {}
     assert len(Evaluated(ast.parse(text)).found) == 5
 
 
+def python_3_8() -> str:
+    """Return a Python 3.8 of this machine, or skip."""
+    named = [os.environ.get("OMFUSE_PYTHON38", ""), "python3.8"]
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    named += [str(path) for path in sorted(root.glob("versions/3.8.*/bin/python"))]
+    for name in filter(None, named):
+        with contextlib.suppress(OSError):
+            if subprocess.run([name, "-c", ""], capture_output=True, check=False).returncode == 0:
+                return name
+    pytest.skip("no Python 3.8 here; OMFUSE_PYTHON38 names one")
+
+
+@pytest.mark.slow
+def test_a_session_of_every_mode_on_python_3_8_with_numpy_alone(om, device, tmp_path):
+    subprocess.run([python_3_8(), "-m", "venv", str(tmp_path / "v")], check=True)
+    python = str(tmp_path / "v" / "bin" / "python")
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-q", "numpy"], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("numpy cannot be installed here")
+    modes = ("static", "batch", "image", "dims", "dynamic", "open")
+    command = [python, str(Path(__file__).with_name("old_python.py")), str(device.path)]
+    done = subprocess.run(
+        [*command, *(str(om(mode)) for mode in modes)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "python": [3, 8],
+        "modes": [*modes[:4], "dynamic", "dynamic"],
+        "leaks": [],
+        "violations": [],
+        "foreign": [],
+    }
+
+
 NUMPY_ALONE = """
 import sys
 allowed = {"numpy", "omfuse", "ml_dtypes"} | set(sys.stdlib_module_names)
@@ -120,8 +163,6 @@ print(sorted(loaded & {"onnx", "onnxruntime", "typer", "rich", "google", "onnx_g
 
 
 def test_numpy_is_all_that_sessions_need(om, device, tmp_path):
-    import os
-
     env = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND", "ACL"))}
     done = subprocess.run(
         [sys.executable, "-c", NUMPY_ALONE, str(om("static"))],

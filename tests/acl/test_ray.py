@@ -7,10 +7,11 @@ import time
 
 import numpy as np
 import pytest
+import sim_files
 from sim_files import expected, feeds
 
 from omfuse.acl import batches
-from omfuse.errors import DeviceError, NotAvailableError
+from omfuse.errors import DeviceError, NotAvailableError, UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -87,9 +88,49 @@ def test_without_an_npu_and_with_a_model_that_is_missing(job, tmp_path):
     with pytest.raises(NotAvailableError) as caught:
         run_on_ray(model, "ascend", {}, items, {}, out, lambda count: None)
     assert caught.value.code == "no-npu"
-    with pytest.raises(DeviceError) as caught:
+    with pytest.raises(UsageError) as caught:
         run_on_ray(str(tmp_path / "none.om"), "sim", {}, items[:2], {}, out, lambda count: None)
-    assert caught.value.code == "ray-failed"
+    assert caught.value.code == "model-not-found"
+    assert caught.value.where == str(tmp_path / "none.om")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_device_says_is_what_the_caller_hears(job, tmp_path):
+    from test_commands import slow_payload
+
+    from omfuse.acl.ray_run import run_on_ray
+
+    _, _, out = job
+    model = sim_files.write(tmp_path / "slow.om", slow_payload())
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    for index in range(3):
+        np.savez(folder / f"s{index}.npz", x=np.zeros((300, 300), np.float32))
+    items = batches.items_of_folder(folder)
+    with pytest.raises(DeviceError) as caught:
+        run_on_ray(str(model), "sim", {"timeout": 0.001}, items, {}, out, lambda count: None)
+    assert caught.value.code == "acl-507046"
+    assert "larger timeout" in caught.value.hint
+    assert run_on_ray(str(model), "sim", {}, items, {}, out, lambda count: None) == {}
+    assert len(list(out.glob("s*.npz"))) == 3
+
+
+def test_an_actor_tries_an_item_again_with_a_new_session(om, tmp_path, device):
+    from omfuse.acl.ray_run import _Actor
+
+    np.savez(tmp_path / "i.npz", **feeds(2))
+    row = {"name": "i", "files": {"*": str(tmp_path / "i.npz")}}
+    actor = _Actor(str(om("static")), "sim", {}, {}, str(tmp_path / "out"))
+    device.configure(sticky=1)
+    device.fault("exec", 1, 507015, "EZ9999: aicore exception")
+    assert actor(row) == {"name": "i", "error": None, "stop": False}
+    assert (tmp_path / "out" / "i.npz").exists()
+    device.fault("exec", 1, 507015, "EZ9999: aicore exception", sticky=True)
+    made = actor(row)
+    assert (made["stop"], made["error"]["code"]) == (True, "acl-507015")
+    device.clear_faults()
+    assert actor(row)["error"] is None
+    actor._session.close()
 
 
 def test_ray_is_an_extra(monkeypatch):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from omfuse.acl import constants, prototypes
+from omfuse.acl import code_names, codes, constants, prototypes
+from omfuse.acl.code_names import name_of
 
 pytestmark = pytest.mark.slow
 STRUCTS = {
@@ -73,6 +74,21 @@ def test_signatures_constants_and_structs_are_those_of_the_headers(headers):
     assert done.returncode == 0, "\n".join(errors[:10])
     assert len(prototypes.SIGNATURES) > 90
     assert len(constants.enumerators()) > 15
+
+
+def test_names_of_codes_are_those_of_the_headers(headers):
+    # As C++: there the constants of the headers may stand in an assertion.
+    lines = ['#include "acl/acl.h"', '#include "acl/error_codes/rt_error_codes.h"']
+    lines.append('#include "acl/error_codes/ge_error_codes.h"')
+    lines += [f"static_assert(int({name_of(n)}) == {n});" for n in code_names.NAMES]
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-x", "c++", "-", f"-I{headers}"]
+    for text, right in (
+        ("\n".join(lines), True),
+        ("\n".join(lines).replace("== 1", "== 2"), False),
+    ):
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == right, done.stderr[:2000]
+    assert set(codes.MEANINGS) <= set(code_names.NAMES)
 
 
 @pytest.mark.parametrize(

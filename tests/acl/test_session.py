@@ -17,6 +17,7 @@ from sim_files import (
 
 from omfuse.acl.codes import AclError
 from omfuse.acl.opening import library_of
+from omfuse.acl.pipeline import Pipeline
 from omfuse.acl.resources import SharedWorkspace
 from omfuse.errors import ModelError, UsageError
 from omfuse.session import open_session
@@ -103,8 +104,10 @@ def test_any_memory_layout_is_fed_right(om, device):
         "a": np.asfortranarray(one["a"]),
         "b": np.repeat(one["b"], 2, axis=1)[:, ::2],
     }
+    swapped = {name: array.astype(array.dtype.newbyteorder()) for name, array in one.items()}
     with open_session(om("static"), "sim") as session:
         check(session.run(crooked), one)
+        check(session.run(swapped), one)
 
 
 def test_outputs_by_name_and_into_given_arrays(om, device):
@@ -116,8 +119,21 @@ def test_outputs_by_name_and_into_given_arrays(om, device):
         target = np.zeros((2, 4), np.float32)
         assert session.run(one, out={"total": target})["total"] is target
         np.testing.assert_array_equal(target, one["a"] + one["b"])
-        with pytest.raises(UsageError, match=r"float32\[2, 4\], the array given"):
-            session.run(one, out={"total": np.zeros((4, 2), np.float32)})
+        read_only = np.frombuffer(bytes(32), np.float32).reshape(2, 4)
+        for wrong, what in (
+            (np.zeros((4, 2), np.float32), "float32[4, 2]"),
+            (read_only, "float32[2, 4], read-only"),
+            (np.zeros((4, 2), np.float32).T, "float32[2, 4], not contiguous"),
+            ([1, 2], "list"),
+        ):
+            with pytest.raises(UsageError) as caught:
+                session.run(one, out={"total": wrong})
+            assert caught.value.code == "bad-out"
+            assert caught.value.message.endswith(f"the array given for it is {what}")
+        with pytest.raises(UsageError, match="no output is called 'x'"):
+            session.run(one, out={"x": target})
+        assert not read_only.any()
+        assert list(session.run(one, "twice")) == ["twice"]
 
 
 def test_buffers_are_reused(om, device):
@@ -165,6 +181,42 @@ def test_feedback_stays_on_the_device(mode, om, device):
             session.run({"b": one["b"]})
 
 
+def test_an_input_is_bound_to_one_output(om, device):
+    one = feeds(2)
+    with open_session(om("static"), "sim") as session:
+        session.bind("total", "a")
+        session.bind("total", "a")
+        for output, fed in (("twice", "a"), ("total", "b")):
+            with pytest.raises(UsageError, match="is bound already") as caught:
+                session.bind(output, fed)
+            assert caught.value.code == "bad-binding"
+        session.bind("twice", "b")
+        session.run(one)
+        made = session.run({}, ["total"])["total"]
+        np.testing.assert_array_equal(made, 3 * (one["a"] + one["b"]))
+        with Pipeline(session) as pipeline, pytest.raises(UsageError) as caught:
+            pipeline.submit(one)
+        assert caught.value.code == "pipeline-bound"
+
+
+def test_file_names_of_any_bytes(om, tmp_path, device):
+    import os
+    import shutil
+
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.om")
+    shutil.copy(om("static"), path)
+    one = feeds(2)
+    for options in ({}, {"load": "memory"}, {"isolated": True}):
+        with open_session(path, "sim", **options) as session:
+            check(session.run(one), one)
+    with SharedWorkspace([path], 0, library_of(str(device.path))) as workspace:
+        with open_session(path, "sim", workspace=workspace) as session:
+            check(session.run(one), one)
+        with pytest.raises(UsageError) as caught:
+            open_session(path, "sim", workspace=workspace, isolated=True)
+        assert caught.value.code == "isolated-workspace"
+
+
 def test_bindings_must_fit(tmp_path, device):
     nodes = [helper.make_node("ReduceSum", ["x"], ["y"], "R", keepdims=0)]
     model = model_of(nodes, {"x": [2, 4]}, {"y": []})
@@ -204,6 +256,47 @@ def test_bfloat16(tmp_path, device):
     np.testing.assert_array_equal(result.astype(float), [2, 5, -6])
 
 
+def bfloat16_payload():
+    from dataclasses import replace
+
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"], "A")]
+    model = model_of(nodes, {"x": [3]}, {"y": [3]}, dtype=TensorProto.FLOAT)
+    x, y = spec("x", (3,), "bfloat16"), spec("A:0:y", (3,), "bfloat16", onnx_name="y")
+    inside = [replace(one, onnx_dtype="float32") for one in (x, y)]
+    return Payload("Ascend910B3", "static", (inside[0],), (inside[1],), model.SerializeToString())
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_bfloat16_as_files_hold_it(isolated, tmp_path, device):
+    x = np.array([1, 2.5, -3], numpy_type("bfloat16"))
+    np.save(tmp_path / "x.npy", x)
+    loaded = np.load(tmp_path / "x.npy")
+    assert loaded.dtype.name == "void16"  # numpy's files have no name for it
+    path = write(tmp_path / "m.om", bfloat16_payload())
+    with open_session(path, "sim", isolated=isolated) as session:
+        for bits in (loaded, x.view(np.uint16)):
+            result = session.run({"x": bits})["y"]
+            np.testing.assert_array_equal(result.astype(float), [2, 5, -6])
+        for wrong in (x.astype(np.float32), x.view(np.int16), np.zeros(3, "V4")):
+            with pytest.raises(UsageError) as caught:
+                session.run({"x": wrong})
+            assert "takes bfloat16" in caught.value.message
+            assert "ml_dtypes.bfloat16" in caught.value.hint
+
+
+def test_bfloat16_bits_where_its_package_is_missing(tmp_path, device, monkeypatch):
+    path = write(tmp_path / "m.om", bfloat16_payload())
+    x = np.array([1, 2.5, -3], numpy_type("bfloat16"))
+    from omfuse.acl import describe
+
+    monkeypatch.setattr(describe, "numpy_dtype", lambda code, where=None: np.dtype(np.uint16))
+    with open_session(path, "sim") as session:
+        assert session.inputs[0].dtype == np.uint16
+        for bits in (x.view("V2"), x.view(np.uint16)):
+            result = session.run({"x": bits})["y"]
+            np.testing.assert_array_equal(result.view(x.dtype).astype(float), [2, 5, -6])
+
+
 def test_bfloat16_without_its_package(monkeypatch):
     from omfuse.acl.constants import numpy_dtype
 
@@ -236,6 +329,23 @@ def test_names_that_are_long_strange_or_not_unique(tmp_path, device):
         assert [t.name for t in session.outputs] == ["y:0", "y:0#2"]
         result = session.run({long: x, "tab ö": x + 1})
     np.testing.assert_array_equal(result["y:0#2"], x + 1)
+
+
+def test_names_that_are_no_text(tmp_path, device):
+    """The interface gives bytes; they come back as they went."""
+    strange = b"enc\xff\x80der".decode("utf-8", errors="surrogateescape")
+    nodes = [helper.make_node("Identity", ["x"], ["y"], "N")]
+    model = model_of(nodes, {"x": [2]}, {"y": [2]})
+    payload = Payload(
+        "Ascend310P3", "static", (spec(strange, (2,), onnx_name="x"),),
+        (spec("N:0:y", (2,), onnx_name="y"),), model.SerializeToString(),
+    )  # fmt: skip
+    x = np.array([1, 2], np.float32)
+    with open_session(write(tmp_path / "m.om", payload), "sim") as session:
+        assert session.inputs[0].name == strange
+        np.testing.assert_array_equal(session.run({strange: x})["y"], x)
+        with pytest.raises(UsageError, match="is missing"):
+            session.run({})
 
 
 def test_tensors_without_elements(om, tmp_path, device):
@@ -303,6 +413,28 @@ def test_fixed_inputs_and_outputs_that_follow_from_values(tmp_path, device):
         assert caught.value.code == "bad-shape"
 
 
+@pytest.mark.parametrize("size", [0, 24])
+def test_a_fixed_input_beside_an_open_one(size, tmp_path, device):
+    """Whatever size the runtime tells for it: in a model with open shapes none is used."""
+    from dataclasses import replace
+
+    nodes = [helper.make_node("Add", ["x", "step"], ["y"], "A")]
+    model = model_of(nodes, {"x": ["n", 3], "step": [1]}, {"y": ["n", 3]})
+    x = spec("x", (-1, 3), ranges=((1, -1), (3, 3)))
+    step = replace(spec("step", (1,), ranges=((1, 1),)), size=size)
+    payload = Payload(
+        "Ascend310P3", "dynamic", (x, step), (spec("A:0:y", (-1, 3), onnx_name="y"),),
+        model.SerializeToString(),
+    )  # fmt: skip
+    with open_session(write(tmp_path / "m.om", payload), "sim") as session:
+        for rows in (2, 5):
+            feed = np.ones((rows, 3), np.float32)
+            result = session.run({"x": feed, "step": np.array([2], np.float32)})
+            np.testing.assert_array_equal(result["y"], feed + 2)
+        with pytest.raises(UsageError, match="dim 0 must be 1"):
+            session.run({"x": feed, "step": np.ones(2, np.float32)})
+
+
 def test_load_from_memory_and_shared_workspace(om, device):
     paths = [str(om("static")), str(om("batch"))]
     one = feeds(2)
@@ -316,6 +448,14 @@ def test_load_from_memory_and_shared_workspace(om, device):
         ):
             for session in (first, second, first):
                 check(session.run(one), one)
+            # Work memory belongs to one run at a time: no overlap.
+            for session in (first, second):
+                with pytest.raises(UsageError) as caught:
+                    Pipeline(session)
+                assert caught.value.code == "pipeline-workspace"
+            for left, right in zip(first.map([one] * 4), second.map([one] * 4), strict=True):
+                check(left, one)
+                check(right, one)
         with pytest.raises(UsageError) as caught:
             open_session(paths[0], "sim", workspace=workspace, index=1)
         assert caught.value.code == "other-device"

@@ -136,6 +136,19 @@ def test_ranges(tmp_path: Path, spec: str, pair: tuple[int, int], size: int) -> 
     runs(tmp_path, path, (3, 2, 8, 16))
 
 
+def test_a_fixed_input_of_a_model_with_open_shapes_has_its_size(tmp_path: Path) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[n, 3] x, float[1] step) => (float[n, 3] y, float[1] z) {
+      y = Add(x, step)
+      z = Mul(step, step)
+    }
+    """
+    payload = load_payload(compiled(tmp_path, {"n": "-1"}, text))
+    assert payload.mode == "dynamic"
+    assert [tensor.size for tensor in (*payload.inputs, *payload.outputs)] == [0, 4, 0, 4]
+
+
 def test_ranges_by_position_and_by_the_old_flag(tmp_path: Path) -> None:
     shapes = ";".join(["1~4,2,8,16"] * 3)
     one = load_payload(drive(tmp_path, FORM, {}, input_shape=shapes).om)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from omfuse.acl.code_names import name_of
 from omfuse.errors import DeviceError
 
 STUB_MODE = 100039
@@ -63,7 +64,10 @@ MEANINGS: dict[int, Meaning] = {
     107004: Meaning("the model belongs to another context", "use one session a model"),
     107019: Meaning("waited too long", "give a larger timeout"),
     107020: Meaning("a task took too long", _KERNEL),
-    145000: Meaning("invalid argument of the executor", "an input is smaller than the model needs"),
+    145000: Meaning(
+        "invalid argument of the executor",
+        "an input or the work memory is too small; models with open shapes share no work memory",
+    ),
     145001: Meaning("the executor is not initialised", "open the session before using it"),
     145002: Meaning("the model file cannot be read", "check the path and the permissions"),
     145003: Meaning("no such model is loaded", "the session was closed"),
@@ -85,7 +89,10 @@ MEANINGS: dict[int, Meaning] = {
     200006: Meaning("this runtime lacks the feature", "update CANN, or avoid the option"),
     207000: Meaning("the chip does not support it", "avoid the option, or use another chip"),
     207001: Meaning("device memory is used up", "smaller shapes, fewer models at once"),
-    207003: Meaning("a number is out of range", "a size is wrong"),
+    207003: Meaning(
+        "a number overflowed on the chip",
+        "`omfuse diff` finds the node; compile it with --precision mixed or protected",
+    ),
     207004: Meaning("no device", _ENVIRONMENT),
     207006: Meaning("no permission", "add the user to the group HwHiAiUser"),
     207008: Meaning("no stream is left", "close sessions that are not used"),
@@ -174,6 +181,8 @@ class AclError(DeviceError):
     ) -> None:
         meaning = meaning_of(number)
         what = f"{function} returned {number}" if number else f"{function} returned nothing"
+        if name_of(number):
+            what += f" {name_of(number)}"
         if meaning is not None:
             what += f" ({meaning.text})"
         first = next((line.strip() for line in said.splitlines() if line.strip()), "")
@@ -182,12 +191,12 @@ class AclError(DeviceError):
         if more:
             what += f"; {more}"
         hint = meaning.hint if meaning else "the plog files say more"
-        if number >= 200000 or number == 0:
-            hint += f"; logs: {plog_folder()}"
+        hint += f"; logs: {plog_folder()}"
         super().__init__(f"acl-{number}", what, where, hint)
         self.number = number
         self.function = function
         self.said = said
+        self.final = self.fatal or number in TIMEOUTS
 
     @property
     def fatal(self) -> bool:

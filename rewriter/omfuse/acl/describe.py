@@ -8,6 +8,7 @@ height and width (``image``) or of any dims (``dims``), which add the hidden inp
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Tuple
@@ -195,8 +196,13 @@ def _gears(library: AclLibrary, desc: int, hidden: int, where: str) -> tuple[str
 
 
 def _check_sizes(described: Description, where: str) -> None:
-    """Refuse a description in which a bounded tensor takes less than its dims."""
+    """Refuse a description in which a bounded tensor takes less than its dims.
+
+    In a model with open shapes no size is used, and 0 may stand for all of them.
+    """
     for tensor in (*described.inputs, *described.outputs):
+        if described.mode == "dynamic" and tensor.size == 0:
+            continue
         bounded = all(size >= 0 for size in tensor.dims)
         needed = tensor.bytes_of(tensor.dims) if bounded else 1
         if (bounded or described.mode != "dynamic") and tensor.size < needed:
@@ -240,7 +246,7 @@ def describe_file(library: AclLibrary, path: str) -> Description:
     """Describe a model file without loading it; a device must be set."""
     desc = library.make("aclmdlCreateDesc")
     try:
-        library.call("aclmdlGetDescFromFile", desc, path.encode(), where=path)
+        library.call("aclmdlGetDescFromFile", desc, os.fsencode(path), where=path)
         return read_description(library, desc, path)
     finally:
         library.status("aclmdlDestroyDesc", desc)

@@ -9,15 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from omfuse.acl import run_modes
-from omfuse.acl.codes import TIMEOUTS, AclError
+from omfuse.acl.codes import AclError
 from omfuse.acl.describe import Dims, load_description
 from omfuse.acl.library import AclLibrary
 from omfuse.acl.memory import BufferSet, to_device, to_host
+from omfuse.acl.process import forked
 from omfuse.acl.resources import Resources, SharedWorkspace
-from omfuse.acl.shapes import Choice, as_array, check_names, choose, default_dims, symbols
+from omfuse.acl.shapes import (
+    Choice,
+    as_array,
+    check_binding,
+    check_names,
+    check_target,
+    choose,
+    symbols,
+)
+from omfuse.acl.sizes import default_dims
 from omfuse.errors import UsageError
 from omfuse.session_protocol import TensorInfo
 
@@ -104,11 +112,14 @@ class DeviceSession:
             One array for each output asked for.
 
         Raises:
-            UsageError: ``bad-feed``, ``bad-shape``, ``unknown-output``, ``session-closed``.
+            UsageError: ``bad-feed``, ``bad-shape``, ``unknown-output``, ``bad-out``,
+                ``session-closed``.
             AclError: the run failed; nothing of its outputs is returned.
         """
         with self.ready() as library:
             wanted = self._wanted(outputs)
+            targets = out or {}
+            self._wanted(list(targets))  # no other names
             started = time.perf_counter()
             choice = self._prepare(library, feeds)
             copied = time.perf_counter()
@@ -117,8 +128,10 @@ class DeviceSession:
             results = {}
             for index in wanted:
                 slot = self._buffers.outputs[index]
-                target = self._target(out or {}, slot.tensor.name, slot.tensor.dtype, dims[index])
-                results[slot.tensor.name] = to_host(library, slot, dims[index], target)
+                name, dtype, target = slot.tensor.name, slot.tensor.dtype, None
+                if name in targets:
+                    target = check_target(name, dtype, dims[index], targets[name])
+                results[name] = to_host(library, slot, dims[index], target)
             ended = time.perf_counter()
             self._feed_back(dims)
         self.seconds = {"h2d": copied - started, "compute": computed - copied}
@@ -130,10 +143,12 @@ class DeviceSession:
         """Hold the session and its context; used by everything that calls the library.
 
         Raises:
-            UsageError: ``session-closed``.
-            AclError: the device failed earlier, or fails now; then the session is broken.
+            UsageError: ``session-closed``, ``session-broken``, ``forked``.
+            AclError: the device fails now; then the session is broken.
         """
         resources = self._resources
+        if resources.context.foreign:
+            raise forked()
         with contextlib.ExitStack() as stack:
             stack.enter_context(resources.lock)
             if resources.closed:
@@ -151,7 +166,7 @@ class DeviceSession:
             try:
                 yield resources.library
             except AclError as error:
-                if error.fatal or error.number in TIMEOUTS:
+                if error.final:
                     resources.broken = error
                 else:
                     resources.settle()
@@ -164,6 +179,8 @@ class DeviceSession:
         names = [tensor.name for tensor in self.description.outputs]
         if outputs is None:
             return [index for index in range(len(names)) if index not in self._feedback]
+        if isinstance(outputs, str):
+            outputs = [outputs]
         for name in outputs:
             if name not in names:
                 raise UsageError(
@@ -217,23 +234,8 @@ class DeviceSession:
         self._output_bytes[choice.key] = sizes
         return dims
 
-    def _target(
-        self, out: Mapping[str, Any], name: str, dtype: Any, dims: Dims
-    ) -> np.ndarray[Any, Any] | None:
-        if name not in out:
-            return None
-        array: np.ndarray[Any, Any] = out[name]
-        if array.dtype != dtype or array.shape != tuple(dims) or not array.flags.c_contiguous:
-            raise UsageError(
-                "bad-out",
-                f"output {name!r} is {np.dtype(dtype).name}{list(dims)}, the array given for it "
-                f"is {array.dtype.name}{list(array.shape)}",
-                hint="give a C-contiguous array of that dtype and shape",
-            )
-        return array
-
     def default_dims(self, sizes: Mapping[str, int]) -> dict[str, Dims]:
-        """Return legal dims of all inputs; see :func:`omfuse.acl.shapes.default_dims`."""
+        """Return legal dims of all inputs; see :func:`omfuse.acl.sizes.default_dims`."""
         return default_dims(self.description, sizes)
 
     # ---- outputs that stay on the device and become inputs (KV cache)
@@ -247,22 +249,7 @@ class DeviceSession:
             UsageError: ``unknown-output``, ``bad-feed``, ``bad-binding``.
         """
         (made,) = self._wanted([output])
-        names = [tensor.name for tensor in self.description.inputs]
-        if input not in names:
-            raise UsageError(
-                "bad-feed", f"no input is called {input!r}", hint=f"there are {', '.join(names)}"
-            )
-        source = self.description.outputs[made]
-        target = self.description.inputs[names.index(input)]
-        same = self.mode == "dynamic" or source.size == target.size
-        if source.code != target.code or len(source.dims) != len(target.dims) or not same:
-            raise UsageError(
-                "bad-binding",
-                f"output {output!r} {source.dtype.name}{list(source.dims)} cannot become input "
-                f"{input!r} {target.dtype.name}{list(target.dims)}",
-                hint="dtype and size must agree",
-            )
-        self._feedback[made] = target.index
+        self._feedback[made] = check_binding(self.description, made, input, self._feedback)
 
     def forget(self) -> None:
         """Drop the values that bound inputs hold; the next run must feed them."""
@@ -279,12 +266,13 @@ class DeviceSession:
         """Run for each set of feeds, results in order.
 
         Copies and computation overlap in ``depth`` sets of buffers; models whose output sizes
-        are not known before the run go one by one.
+        are not known before the run, or that share their work memory, go one by one.
 
         Raises:
             UsageError, AclError: as :meth:`run`; runs after a failed one are not returned.
         """
-        if self.mode == "dynamic" or self._feedback:
+        shared = self._resources.workspace is not None
+        if self.mode == "dynamic" or self._feedback or shared:
             for feeds in many:
                 yield self.run(feeds)
             return

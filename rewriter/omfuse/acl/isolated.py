@@ -16,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 from omfuse import errors
 from omfuse.acl.codes import AclError
+from omfuse.acl.shapes import check_target
 from omfuse.errors import DeviceError, OmfuseError, UsageError
 from omfuse.host import frames
 from omfuse.host.tensors import named_dtype
@@ -109,20 +112,41 @@ class IsolatedSession:
         self.inputs = [_info(entry) for entry in head["inputs"]]
         self.outputs = [_info(entry) for entry in head["outputs"]]
 
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        outputs: Sequence[str] | None = None,
+        out: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Run once; see :meth:`omfuse.acl.device_session.DeviceSession.run`.
 
         Raises:
             OmfuseError: what the session raises; ``worker-died``, ``worker-silent``.
         """
-        request = {"run": None if outputs is None else list(outputs)}
-        head, results = self._ask(request, feeds, self._limit)
+        wanted = [outputs] if isinstance(outputs, str) else outputs
+        request = {"run": None if wanted is None else list(wanted)}
+        arrays = {name: _portable(value) for name, value in feeds.items()}
+        head, results = self._ask(request, arrays, self._limit)
         self.seconds, self.kernels = head["seconds"], head["kernels"]
+        for name, array in (out or {}).items():
+            if name in results:
+                made = results[name]
+                check_target(name, made.dtype, made.shape, array)[...] = made
+                results[name] = array
         return results
+
+    def map(self, many: Iterable[Mapping[str, Any]], depth: int = 2) -> Iterator[dict[str, Any]]:
+        """Run for each set of feeds, results in order; one by one here, whatever ``depth``."""
+        for feeds in many:
+            yield self.run(feeds)
 
     def bind(self, output: str, input: str) -> None:  # noqa: A002
         """See :meth:`omfuse.acl.device_session.DeviceSession.bind`."""
         self._ask({"bind": [output, input]}, {}, self._limit)
+
+    def forget(self) -> None:
+        """See :meth:`omfuse.acl.device_session.DeviceSession.forget`."""
+        self._ask({"forget": True}, {}, self._limit)
 
     def memory(self) -> tuple[int, int]:
         """Return free and total bytes of device memory."""
@@ -131,7 +155,7 @@ class IsolatedSession:
         return free, total
 
     def default_dims(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Return legal dims of all inputs; see :func:`omfuse.acl.shapes.default_dims`."""
+        """Return legal dims of all inputs; see :func:`omfuse.acl.sizes.default_dims`."""
         head, _ = self._ask({"dims": dict(sizes)}, {}, self._limit)
         return {name: tuple(dims) for name, dims in head["dims"].items()}
 
@@ -177,6 +201,7 @@ class IsolatedSession:
                 where=self.path,
                 hint="the worker was ended; give a larger timeout, or reset the device",
             )
+            self._error.final = True
             self._kill()
             raise self._error
 
@@ -194,6 +219,7 @@ class IsolatedSession:
             hint="the device library crashed or was killed; memory (`dmesg`) and plog files say "
             "more. Open a new session to go on",
         )
+        self._error.final = True
         return self._error
 
     def _kill(self) -> None:
@@ -201,8 +227,17 @@ class IsolatedSession:
         self._process.wait()
 
     def close(self) -> None:
-        """End the worker; safe to call twice, in any state."""
+        """End the worker; safe to call twice, in any state; a run of another thread ends first."""
         process = self._process
+        if not self._lock.acquire(timeout=_CLOSE_SECONDS):
+            self._kill()  # now that run fails
+            self._lock.acquire()
+        try:
+            self._end(process)
+        finally:
+            self._lock.release()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None and not pipe.closed:
                 with contextlib.suppress(BrokenPipeError):
@@ -229,6 +264,15 @@ class IsolatedSession:
 
 def _info(entry: Mapping[str, Any]) -> TensorInfo:
     return TensorInfo(entry["name"], named_dtype(entry["dtype"]), tuple(entry["shape"]))
+
+
+def _portable(value: Any) -> np.ndarray[Any, Any]:
+    """Return an array that a frame can carry; the session in the worker judges it."""
+    array: np.ndarray[Any, Any] = np.asarray(value)
+    void = array.dtype.name.startswith("void")
+    if void and array.dtype.names is None and array.dtype.itemsize in (1, 2):
+        return array.view(f"u{array.dtype.itemsize}")  # bits, see ``from_bits``
+    return array.astype(object) if void or array.dtype.kind in "SUMm" else array
 
 
 def _raised(fields: dict[str, Any]) -> OmfuseError:

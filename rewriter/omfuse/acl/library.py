@@ -139,7 +139,7 @@ def candidates() -> Iterator[tuple[Path, ...]]:
         path = Path(own)
         if path.is_dir():
             yield from _in_folder(path)
-        else:
+        elif path.exists() or path.name == own:  # a bare name is for the loader to find
             yield (path,)
         return
     for folder in _folders():
@@ -148,14 +148,22 @@ def candidates() -> Iterator[tuple[Path, ...]]:
 
 def _folders() -> Iterator[Path]:
     seen = set()
+    for folder in _named_folders():
+        if folder not in seen and not _is_stub(folder):
+            seen.add(folder)
+            yield folder
+
+
+def _is_stub(folder: Path) -> bool:
+    return bool(_STUBS.intersection(folder.parts))
+
+
+def _named_folders() -> list[Path]:
     roots = [Path(os.environ[name]) for name in _ROOTS if os.environ.get(name)]
     named = [Path(p) for p in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if p]
     for root in (*roots, *(Path(p) for p in _USUAL)):
         named += [root / "lib64", root / "runtime" / "lib64", root / "acllib" / "lib64"]
-    for folder in named:
-        if folder not in seen and not _STUBS.intersection(folder.parts):
-            seen.add(folder)
-            yield folder
+    return named
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, ...]]:
@@ -181,9 +189,25 @@ def open_library() -> AclLibrary:
             problem = error
     if problem is not None:
         raise problem
-    raise NotAvailableError(
+    raise _not_found()
+
+
+def _not_found() -> NotAvailableError:
+    own = os.environ.get("ACL_LIB")
+    if own:
+        return NotAvailableError(
+            "acl-not-found",
+            "ACL_LIB names no library" if Path(own).is_dir() else "ACL_LIB names a missing file",
+            where=own,
+            hint="let it name libascendcl.so or its folder, or unset it to search the usual places",
+        )
+    text = "no libascendcl.so on this machine"
+    stubs = [folder for folder in _named_folders() if _is_stub(folder) and any(_in_folder(folder))]
+    if stubs:
+        text += f", only the stub for compiling in {stubs[0]}"
+    return NotAvailableError(
         "acl-not-found",
-        "no libascendcl.so on this machine",
+        text,
         hint="source set_env.sh of the CANN installation, or name the library with ACL_LIB; "
         "without an NPU use --device sim",
     )

@@ -37,11 +37,18 @@ def open_om(
         options: see :class:`omfuse.acl.device_session.DeviceSession`.
 
     Raises:
+        UsageError: ``isolated-workspace``, and what the session raises.
         ModelError: ``model-not-found``, ``not-om``, ``simulated-om`` or ``not-simulated``, and
             what the session raises.
         NotAvailableError: no ACL library, or no compiler for the simulated one.
     """
     check_kind(path, device)
+    if isolated and options.get("workspace") is not None:
+        raise UsageError(
+            "isolated-workspace",
+            "the memory of a workspace is this process's, the session would be in another one",
+            hint="leave out isolated=True, or the workspace",
+        )
     if isolated:
         from omfuse.acl.isolated import IsolatedSession
 

@@ -85,7 +85,7 @@ class Pipeline:
         depth: sets of buffers.
 
     Raises:
-        UsageError: ``pipeline-dynamic``, ``bad-depth``.
+        UsageError: ``pipeline-dynamic``, ``pipeline-workspace``, ``bad-depth``.
         AclError: memory, streams or events ran out; nothing stays behind.
     """
 
@@ -96,6 +96,13 @@ class Pipeline:
                 "the sizes of this model's outputs are known only after a run",
                 where=session.path,
                 hint="use run(), with several sessions to overlap; or compile with gears",
+            )
+        if session._resources.workspace is not None:
+            raise UsageError(
+                "pipeline-workspace",
+                "this model shares its work memory, which belongs to one run at a time",
+                where=session.path,
+                hint="use run(), or open the session without a workspace",
             )
         if not 1 <= depth <= 16:
             raise UsageError("bad-depth", f"{depth} sets of buffers", hint="2 or 3 are enough")
@@ -122,10 +129,17 @@ class Pipeline:
         """Start a run; waits only for a free set of buffers.
 
         Raises:
-            UsageError: ``bad-feed``, ``bad-shape``, ``session-closed``.
+            UsageError: ``bad-feed``, ``bad-shape``, ``pipeline-bound``, ``session-closed``.
             AclError: a run failed; the runs still under way are lost with it.
         """
         with self._guarded() as library:
+            if self._session._feedback:
+                raise UsageError(
+                    "pipeline-bound",
+                    "outputs of this session are bound to inputs: its runs follow one another",
+                    where=self._session.path,
+                    hint="use run() or map() of the session",
+                )
             arrays, choice = self._session.check(feeds)
             lane = self._lanes[self._next]
             if lane.ticket is not None:
@@ -249,7 +263,7 @@ class Pipeline:
         with resources.lock:
             if resources.closed:
                 return
-            with contextlib.suppress(AclError), resources.context.entered():
+            with resources.context.leaving():
                 self._give_back()
             with contextlib.suppress(ValueError):
                 resources._closers.remove(self._give_back)

@@ -42,11 +42,7 @@ class AclProcess:
         """
         with self._lock:
             if self._users and self._pid != os.getpid():
-                raise UsageError(
-                    "forked",
-                    "this process was forked after ACL was initialised, which ACL does not support",
-                    hint="start workers with the spawn method, or open sessions after the fork",
-                )
+                raise forked()
             if self._users == 0:
                 self._initialise()
             self._users += 1
@@ -83,6 +79,15 @@ class AclProcess:
         return self._users
 
 
+def forked() -> UsageError:
+    """Return the error of a session that is used in a child of its process."""
+    return UsageError(
+        "forked",
+        "this process was forked after ACL was initialised, which ACL does not support",
+        hint="start workers with the spawn method, or open sessions after the fork",
+    )
+
+
 _processes: dict[str, AclProcess] = {}
 _guard = threading.Lock()
 
@@ -109,6 +114,7 @@ class DeviceContext:
         self.index = index
         self._process = process
         self._handle: int | None = None
+        self._pid = os.getpid()
         process.acquire()
         try:
             self._open()
@@ -129,6 +135,11 @@ class DeviceContext:
             raise
         finally:
             self._restore(before)
+
+    @property
+    def foreign(self) -> bool:
+        """This is a forked child: everything belongs to its parent, and ACL does not work."""
+        return self._pid != os.getpid()
 
     def _current(self) -> int | None:
         """Return the context of this thread: that of another library, perhaps."""
@@ -157,8 +168,20 @@ class DeviceContext:
         finally:
             self._restore(before)
 
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """As :meth:`entered`, to give things back: a failure that passes must not keep them."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                with contextlib.suppress(AclError):
+                    stack.enter_context(self.entered())
+                    break
+            yield
+
     def close(self) -> None:
         """Destroy the context and reset the device; safe to call twice, never raises."""
+        if self.foreign:
+            return
         handle, self._handle = self._handle, None
         if handle is None:
             return

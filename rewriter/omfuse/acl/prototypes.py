@@ -173,6 +173,8 @@ aclError aclmdlExecuteAsync(uint32_t modelId, const aclmdlDataset *input, aclmdl
                             aclrtStream stream);
 aclError aclmdlExecuteV2(uint32_t modelId, const aclmdlDataset *input, aclmdlDataset *output,
                          aclrtStream stream, const aclmdlExecConfigHandle *handle);
+aclError aclmdlExecuteAsyncV2(uint32_t modelId, const aclmdlDataset *input, aclmdlDataset *output,
+                              aclrtStream stream, const aclmdlExecConfigHandle *handle);
 aclError aclmdlInitDump();
 aclError aclmdlSetDump(const char *dumpCfgPath);
 aclError aclmdlFinalizeDump();

@@ -12,35 +12,72 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omfuse import errors
 from omfuse.acl import batches
-from omfuse.errors import ModelError, NotAvailableError, OmfuseError, UsageError
+from omfuse.errors import (
+    DeviceError,
+    ModelError,
+    NotAvailableError,
+    OmfuseError,
+    ToolchainError,
+    UsageError,
+)
 
 NPU = "NPU"  # what Ray calls the resource
 
 
 class _Actor:
-    """One session; called with one row an item."""
+    """One session; called with one row an item.
+
+    What is wrong travels in the row: Ray would wrap an exception, and end all actors with it.
+    """
 
     def __init__(
         self, model: str, device: str, options: Mapping[str, Any], fixed: Any, folder: str
     ) -> None:
-        from omfuse.session import open_session
-
         self._fixed, self._folder = fixed, Path(folder)
         # Ray shows each actor its own NPU alone, as number 0.
         more = {} if device == "host" else {"index": 0}
-        self._session = open_session(model, device, **options, **more)
+        self._arguments = (model, device), {**options, **more}
+        self._session: Any = None
+
+    def _opened(self) -> Any:
+        from omfuse.session import open_session
+
+        if self._session is None:
+            named, options = self._arguments
+            self._session = open_session(*named, **options)
+        return self._session
+
+    def _do(self, item: batches.Item) -> None:
+        session = self._opened()
+        feeds = item.load(self._fixed)
+        try:
+            outputs = session.run(feeds)
+        except (DeviceError, ToolchainError):
+            # The session is of no use any more; the device may be, so the item gets a second try.
+            self._close()
+            outputs = self._opened().run(feeds)
+        batches.write_result(batches.result_path(self._folder, item), outputs)
+
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item = batches.Item(row["name"], {n: Path(p) for n, p in row["files"].items()})
-        target = batches.result_path(self._folder, item)
         try:
-            outputs = self._session.run(item.load(self._fixed))
-        except (UsageError, ModelError) as error:
-            return {"name": item.name, "error": {"class": type(error).__name__, **error.as_dict()}}
-        batches.write_result(target, outputs)
-        return {"name": item.name, "error": None}
+            self._do(item)
+        except OmfuseError as error:
+            alone = self._session is not None and isinstance(error, (UsageError, ModelError))
+            if not alone:
+                self._close()
+            return {
+                "name": item.name,
+                "error": {"exit": error.exit_code, **error.as_dict()},
+                "stop": not alone,
+            }
+        return {"name": item.name, "error": None, "stop": False}
 
 
 def run_on_ray(
@@ -68,7 +105,8 @@ def run_on_ray(
 
     Raises:
         NotAvailableError: ``no-ray``, ``no-npu``.
-        DeviceError: ``ray-failed`` when an item could not be run at all.
+        OmfuseError: what a session said that could not be opened, or that failed twice at an item;
+            ``ray-failed`` when Ray itself could not run it.
     """
     ray = _ray()
     started_here = not ray.is_initialized()
@@ -120,16 +158,23 @@ def _run(
         for row in mapped.iter_rows():
             tick(1)
             if row["error"]:
-                fields = dict(row["error"])
-                failed[row["name"]] = getattr(errors, fields.pop("class"))(**fields)
+                failed[row["name"]] = _error(row["error"])
+                if row["stop"]:
+                    raise failed[row["name"]]
     except ray.exceptions.RayError as error:
-        raise errors.DeviceError(
+        raise DeviceError(
             "ray-failed",
             f"an item could not be run: {_cause(error)}",
             where=model,
             hint="results written so far stay; run the same line again to go on",
         ) from error
     return failed
+
+
+def _error(fields: Mapping[str, Any]) -> OmfuseError:
+    kinds = (UsageError, DeviceError, NotAvailableError)
+    kind = next((k for k in kinds if k.exit_code == fields["exit"]), DeviceError)
+    return kind(fields["code"], fields["message"], fields["where"], fields["hint"])
 
 
 def _cause(error: BaseException) -> str:

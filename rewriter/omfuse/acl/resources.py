@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,9 +42,9 @@ class SharedWorkspace:
 
     def close(self) -> None:
         """Free the memory, after the sessions that use it; safe to call twice."""
-        if self._open:
+        if self._open and not self._context.foreign:
             self._open = False
-            with self._context.entered():
+            with self._context.leaving():
                 self.memory.free()
             self._context.close()
 
@@ -58,7 +59,7 @@ def query_size(library: AclLibrary, path: str) -> tuple[int, int]:
     """Return bytes of work and of weight memory that a model needs."""
     work, weight = ctypes.c_size_t(), ctypes.c_size_t()
     library.call(
-        "aclmdlQuerySize", path.encode(), ctypes.byref(work), ctypes.byref(weight), where=path
+        "aclmdlQuerySize", os.fsencode(path), ctypes.byref(work), ctypes.byref(weight), where=path
     )
     return work.value, weight.value
 
@@ -99,7 +100,9 @@ class Resources:
             data = Path(path).read_bytes()
             self.library.call("aclmdlLoadFromMem", data, len(data), ctypes.byref(found), where=path)
         else:
-            number = self.library.status("aclmdlLoadFromFile", path.encode(), ctypes.byref(found))
+            number = self.library.status(
+                "aclmdlLoadFromFile", os.fsencode(path), ctypes.byref(found)
+            )
             if number:
                 raise self._load_error(number, path)
         self.model = found.value
@@ -129,7 +132,7 @@ class Resources:
         self.workspace = workspace
         self.library.call(
             "aclmdlLoadFromFileWithMem",
-            path.encode(),
+            os.fsencode(path),
             ctypes.byref(found),
             workspace.memory.address,
             workspace.memory.size,
@@ -158,15 +161,15 @@ class Resources:
 
     def close(self) -> None:
         """Give everything back; safe to call twice and in any state, never raises AclError."""
+        if self.context.foreign:
+            return
         with self.lock:
             if self._closed:
                 return
             self._closed = True
             try:
-                with self.context.entered():
+                with self.context.leaving():
                     self._give_back()
-            except AclError:
-                self._give_back()  # the context is gone; handles may still be freed
             finally:
                 self.context.close()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from omfuse.acl.describe import Description, Dims, Tensor
 from omfuse.errors import UsageError
+from omfuse.host.tensors import from_bits
 
 _SHOWN = 12  # gears in a sentence
 
@@ -73,15 +74,22 @@ def check_names(described: Description, given: Iterable[str], bound: Iterable[st
 def as_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:
     """Return a C-contiguous array of the right dtype and rank.
 
+    The bits of a bfloat16 or fp8 input, as ``.npy`` files give them, are taken as such.
+
     Raises:
         UsageError: ``bad-feed`` naming what is needed and what came.
     """
-    array = np.asarray(value)
+    array = from_bits(np.asarray(value), tensor.dtype)
+    if array.dtype != tensor.dtype and array.dtype.newbyteorder("=") == tensor.dtype:
+        array = array.astype(tensor.dtype)  # the other byte order
     if array.dtype != tensor.dtype:
+        how = f"{tensor.dtype.name!r}"
+        if tensor.dtype.kind == "V":
+            how = f"ml_dtypes.{tensor.dtype.name}"
         raise UsageError(
             "bad-feed",
             f"input {tensor.name!r} takes {tensor.dtype.name}, got {array.dtype.name}",
-            hint=f"convert it: array.astype({tensor.dtype.name!r})",
+            hint=f"convert it: array.astype({how})",
         )
     if array.ndim != len(tensor.dims):
         raise UsageError(
@@ -99,6 +107,67 @@ def as_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:
             )
     # Not ascontiguousarray: that makes a vector of a scalar.
     return array if array.flags.c_contiguous else np.array(array, order="C")
+
+
+def check_target(name: str, dtype: Any, dims: Dims, array: Any) -> np.ndarray[Any, Any]:
+    """Return an array into which an output can be copied as it lies in memory.
+
+    Raises:
+        UsageError: ``bad-out``.
+    """
+    given = type(array).__name__
+    if isinstance(array, np.ndarray):
+        given = f"{array.dtype.name}{list(array.shape)}"
+        same = array.dtype == dtype and array.shape == tuple(dims)
+        if same and array.flags.c_contiguous and array.flags.writeable:
+            return array
+        if same:
+            given += ", not contiguous" if array.flags.writeable else ", read-only"
+    raise UsageError(
+        "bad-out",
+        f"output {name!r} is {np.dtype(dtype).name}{list(dims)}, the array given for it is {given}",
+        hint="give a writeable C-contiguous array of that dtype and shape",
+    )
+
+
+def check_binding(
+    described: Description,
+    made: int,
+    name: str,
+    bound: Mapping[int, int],
+) -> int:
+    """Return the index of the input that an output may become.
+
+    Args:
+        described: the model.
+        made: position of the output.
+        name: name of the input.
+        bound: output -> input, bound already.
+
+    Raises:
+        UsageError: ``bad-feed``, ``bad-binding``.
+    """
+    names = [tensor.name for tensor in described.inputs]
+    if name not in names:
+        raise UsageError(
+            "bad-feed", f"no input is called {name!r}", hint=f"there are {', '.join(names)}"
+        )
+    source, target = described.outputs[made], described.inputs[names.index(name)]
+    same = described.mode == "dynamic" or source.size == target.size
+    if source.code != target.code or len(source.dims) != len(target.dims) or not same:
+        raise UsageError(
+            "bad-binding",
+            f"output {source.name!r} {source.dtype.name}{list(source.dims)} cannot become input "
+            f"{name!r} {target.dtype.name}{list(target.dims)}",
+            hint="dtype and size must agree",
+        )
+    if any((one == made) != (fed == target.index) for one, fed in bound.items()):
+        raise UsageError(
+            "bad-binding",
+            f"output {source.name!r} or input {name!r} is bound already",
+            hint="an output becomes one input, an input comes from one output",
+        )
+    return target.index
 
 
 def choose(described: Description, dims: Sequence[Dims]) -> Choice:
@@ -133,7 +202,7 @@ def choose(described: Description, dims: Sequence[Dims]) -> Choice:
         raise UsageError(
             "bad-shape",
             f"the inputs disagree on the {_KIND[described.mode]}: {_each(described, found)}",
-            hint=f"compiled are {_gears_text(described)}",
+            hint=f"compiled are {gears_text(described)}",
         )
     gear = open_sizes[0]
     _check_gear(described, gear, found)
@@ -148,7 +217,7 @@ def _check_gear(described: Description, gear: Dims, found: Sequence[Dims]) -> No
         raise UsageError(
             "bad-shape",
             f"no gear was compiled for {_each(described, found)}",
-            hint=f"compiled are {_gears_text(described)}",
+            hint=f"compiled are {gears_text(described)}",
         )
 
 
@@ -163,7 +232,8 @@ def _check_range(tensor: Tensor, dims: Dims) -> None:
             )
 
 
-def _gears_text(described: Description) -> str:
+def gears_text(described: Description) -> str:
+    """Return the compiled gears in words."""
     if described.mode == "batch":
         return "batch " + ", ".join(str(gear[0]) for gear in described.gears[:_SHOWN])
     if described.mode == "image":
@@ -197,71 +267,3 @@ def _wanted(tensor: Tensor) -> str:
 
 def _text(dims: Iterable[int]) -> str:
     return "[" + ",".join(str(size) for size in dims) + "]"
-
-
-def sizes_by_name(described: Description, feeds: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes that arrays settle for the names of :func:`symbols`."""
-    found: dict[str, int] = {}
-    for name, shape in symbols(described).items():
-        for symbol, size in zip(shape, np.shape(feeds[name]) if name in feeds else ()):
-            if isinstance(symbol, str):
-                found.setdefault(symbol, int(size))
-    return found
-
-
-def default_dims(
-    described: Description, sizes: Mapping[str, int], open_size: int = 8
-) -> dict[str, Dims]:
-    """Return legal dims of all inputs, for example for random inputs.
-
-    Args:
-        described: the model.
-        sizes: sizes that are settled, by the names of :func:`symbols`.
-        open_size: wanted for dims that are open; a range may force another.
-
-    Raises:
-        UsageError: ``bad-shape`` when no gear has these sizes, ``unknown-dim``.
-    """
-    named = symbols(described)
-    known = {symbol for shape in named.values() for symbol in shape if isinstance(symbol, str)}
-    unknown = sorted(set(sizes) - known)
-    if unknown:
-        raise UsageError(
-            "unknown-dim",
-            f"no size is called {unknown[0]!r}",
-            hint=f"there are {', '.join(sorted(known))}" if known else "the shapes are fixed",
-        )
-    for choice in _all_sizes(described, named, open_size):
-        if all(choice[name] == size for name, size in sizes.items()) or not described.gears:
-            choice.update(sizes)
-            return {
-                name: tuple(choice[s] if isinstance(s, str) else s for s in shape)
-                for name, shape in named.items()
-            }
-    wanted = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    raise UsageError(
-        "bad-shape", f"no gear has {wanted}", hint=f"compiled are {_gears_text(described)}"
-    )
-
-
-def _all_sizes(
-    described: Description, named: Mapping[str, tuple[int | str, ...]], open_size: int
-) -> Iterable[dict[str, int]]:
-    """Yield the sizes of each gear, or the one default of other models."""
-    if not described.gears:
-        sizes = {}
-        for tensor in described.inputs:
-            for axis, symbol in enumerate(named[tensor.name]):
-                low, high = tensor.ranges[axis] if axis < len(tensor.ranges) else (1, -1)
-                wanted = max(low, open_size if axis else 1)
-                if isinstance(symbol, str):
-                    sizes[symbol] = wanted if high < 0 else min(wanted, high)
-        yield sizes
-        return
-    flat = [symbol for tensor in described.inputs for symbol in named[tensor.name]]
-    for gear in described.gears:
-        numbers: Sequence[int] = gear
-        names: Sequence[int | str] = flat
-        if described.mode != "dims":
-            names = ["batch"] if described.mode == "batch" else ["height", "width"]
-        yield {name: size for name, size in zip(names, numbers) if isinstance(name, str)}

@@ -27,7 +27,10 @@ def _private_streams() -> tuple[BinaryIO, BinaryIO]:
     return source, sink
 
 
-def _problem(error: OmfuseError) -> dict[str, Any]:
+def _problem(error: Exception) -> dict[str, Any]:
+    if not isinstance(error, OmfuseError):  # a fault of ours: the session goes on
+        said = f"the device worker failed: {type(error).__name__}: {error}"
+        return {"error": {"class": "DeviceError", "code": "worker-failed", "message": said}}
     fields = {"class": type(error).__name__, **error.as_dict()}
     if isinstance(error, AclError):
         fields.update(number=error.number, function=error.function, said=error.said)
@@ -54,7 +57,7 @@ def serve(source: BinaryIO, sink: BinaryIO, journal: Journal) -> None:
     request, _ = frames.receive(source)
     try:
         session = _open(request, journal)
-    except OmfuseError as error:
+    except Exception as error:
         frames.send(sink, _problem(error), {})
         return
     with session:
@@ -68,7 +71,7 @@ def serve(source: BinaryIO, sink: BinaryIO, journal: Journal) -> None:
             request, feeds = frames.receive(source)
             try:
                 header, results = _answer(session, request, feeds)
-            except OmfuseError as error:
+            except Exception as error:
                 header, results = _problem(error), {}
             frames.send(sink, header, results)
 
@@ -78,6 +81,9 @@ def _answer(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     if "bind" in request:
         session.bind(*request["bind"])
+        return {}, {}
+    if "forget" in request:
+        session.forget()
         return {}, {}
     if "dims" in request:
         return {"dims": session.default_dims(request["dims"])}, {}

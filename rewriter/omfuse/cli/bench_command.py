@@ -68,6 +68,7 @@ def command(
     measured: list[Subject] = []
     kernels: list[dict[str, str]] = []
     devices: list[str] = []
+    feeds: dict[str, Array] = {}
     with ExitStack() as stack:
         for model in (a, *([] if b is None else [b])):
             used = "host" if Path(model).suffix.lower() == ".onnx" else device
@@ -77,7 +78,11 @@ def command(
             with console.progress(f"loading {model}"):
                 session = stack.enter_context(_open(model, used, index, lowering, threads, arrays))
                 named = sizes if b is None else _known(session, sizes)
+                # B runs the shapes of A, where it has a choice.
+                named = {**feeding.sizes_of(session.inputs, feeds), **named}
+                others = feeds
                 feeds = subjects.feeds_for(session, model, arrays, named, seed)
+                _require_same_shapes(others, feeds)
             devices.append(used)
             kernels.append(dict(session.kernels))
             measured.append(_subject(model, session, feeds, in_use, before))
@@ -132,6 +137,21 @@ def _known(session: Session, sizes: dict[str, int]) -> dict[str, int]:
     """Return the sizes that this one of two models has."""
     symbols = {dim for tensor in session.inputs for dim in tensor.shape}
     return {name: size for name, size in sizes.items() if name in symbols}
+
+
+def _require_same_shapes(a: dict[str, Array], b: dict[str, Array]) -> None:
+    """Refuse to compare two models that do not do the same work.
+
+    Raises:
+        UsageError: ``bad-shape``.
+    """
+    for name in a:
+        if name in b and a[name].shape != b[name].shape:
+            raise UsageError(
+                "bad-shape",
+                f"A runs input {name!r} with {list(a[name].shape)}, B with {list(b[name].shape)}",
+                hint="give both one shape with --dim or --input; a static model takes its own only",
+            )
 
 
 def _subject(

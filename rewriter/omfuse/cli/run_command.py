@@ -91,6 +91,12 @@ def command(
     if any(_is_folder(text) for text in given or []):
         from omfuse.cli import run_folder
 
+        if seed is not None or dim or loop != 1:
+            raise UsageError(
+                "bad-argument",
+                "--random, --dim and --loop do not go with a folder of inputs",
+                hint="a folder gives all inputs, and each item runs once",
+            )
         run_folder.run(
             model, used, numbers, options, given or [], save, again=again, ray=ray, json=json
         )

@@ -95,6 +95,7 @@ def settle(
 
     Raises:
         ModelError: ``no-inputs-found`` after ``MAX_TRIES`` guesses, saying what was tried.
+        OmfuseError: what ``run`` says when its device is gone.
     """
     tried: list[str] = []
     seen: set[str] = set()
@@ -107,6 +108,8 @@ def settle(
         try:
             run(guess.make(seed))
         except OmfuseError as error:
+            if error.final:
+                raise
             tried.append(f"{words}: {error.message}")
             hints.extend(_table_bound(error.message))
         else:
@@ -116,7 +119,7 @@ def settle(
     raise ModelError(
         "no-inputs-found",
         f"none of {len(tried)} guesses at the inputs runs; first: {tried[0]}; last: {tried[-1]}",
-        hint="give real inputs with --inputs FILE.npz, or sizes with --dim NAME=SIZE; needed: "
+        hint="give real inputs, or sizes with --dim NAME=SIZE; needed: "
         + ", ".join(f"{r.name} {r.dtype}[{','.join(d.text for d in r.dims)}]" for r in plan.roles),
     )
 

@@ -38,6 +38,22 @@ def named_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
+def from_bits(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array under the dtype of an input when it holds no more than the bits of it.
+
+    ``.npy`` files cannot name bfloat16 and fp8: what was saved comes back as ``|V2``, and where
+    ml_dtypes is missing the bits are unsigned integers.  Any other array is returned as it is.
+    """
+    held = array.dtype
+    if held == dtype or held.itemsize != dtype.itemsize:
+        return array
+    if held.kind == "V" and held.names is None and held.name.startswith("void"):
+        bits = dtype.kind in "Vu"
+    else:
+        bits = held.kind == "u" and dtype.kind == "V"
+    return array.view(dtype) if bits else array
+
+
 def dtype_of(ort_type: str, name: str) -> np.dtype[Any]:
     """Return the numpy dtype of an onnxruntime type string.
 
@@ -69,6 +85,12 @@ def describe(args: Sequence[Any]) -> list[TensorInfo]:
 
 def _is_exact(info: TensorInfo, array: Array | None) -> bool:
     return array is not None and array.shape == info.shape and array.dtype == info.dtype
+
+
+def _conversion(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "V":
+        return f"convert it: array.astype(ml_dtypes.{dtype.name}), which np.save keeps as bits"
+    return "convert it with numpy's astype or reshape"
 
 
 def _wanted(info: TensorInfo) -> str:
@@ -107,7 +129,7 @@ def check_feeds(
             raise UsageError(
                 "bad-feed",
                 f"input {name!r} needs {_wanted(info)}, got {array.dtype}{list(array.shape)}",
-                hint="convert it with numpy's astype or reshape",
+                hint=_conversion(info.dtype),
             )
         for size, dim in zip(array.shape, info.shape, strict=True):
             before = sizes.setdefault(dim, (size, name)) if isinstance(dim, str) else (dim, name)

@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from omfuse.errors import OmfuseError
 from omfuse.session_protocol import Array
 from omfuse.sim.build import build_library
 from omfuse.sim.execute import LoadedModel, Mutate, Transform
-from omfuse.sim.payload import Payload, TensorSpec, load_payload, payload_of_bytes
+from omfuse.sim.model_text import describe, encode, plain
+from omfuse.sim.payload import load_payload, payload_of_bytes
 
 _LOADER = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64)
 _BAD_DATA, _LOAD_FAILED, _EXECUTE_FAILED = 145006, 545001, 507011
@@ -84,7 +84,7 @@ class SimulatedDevice:
             "simacl_reset": (),
             "simacl_config": (text, long),
             "simacl_config_text": (text, text),
-            "simacl_fault": (text, long, number, text, number, long),
+            "simacl_fault": (text, long, number, text, number, long, ctypes.c_double),
             "simacl_clear_faults": (),
         }  # fmt: skip
         for name, types in shapes.items():
@@ -109,10 +109,10 @@ class SimulatedDevice:
                     self._models[key] = model
         except OmfuseError as error:
             code = _BAD_DATA if error.code in ("not-om", "bad-payload") else _LOAD_FAILED
-            answer = f"error\t{code}\tE19999: {_plain(error.message)}"
+            answer = f"error\t{code}\tE19999: {plain(error.message)}"
         except Exception as error:
-            answer = f"error\t{_LOAD_FAILED}\tE19999: {_plain(repr(error))}"
-        raw_answer = answer.encode("utf-8", errors="replace")
+            answer = f"error\t{_LOAD_FAILED}\tE19999: {plain(repr(error))}"
+        raw_answer = encode(answer)
         self._library.simacl_answer(raw_answer, len(raw_answer))
 
     def _execute(self, key: int, count: int, inputs: Any, call: int) -> None:
@@ -132,7 +132,7 @@ class SimulatedDevice:
             self._fail(call, repr(error))
 
     def _fail(self, call: int, text: str) -> None:
-        said = f"EZ9999: the simulated model failed: {_plain(text)}"
+        said = f"EZ9999: the simulated model failed: {plain(text)}"
         self._library.simacl_kernel_error(call, _EXECUTE_FAILED, said.encode(errors="replace"))
 
     def _forget(self, key: int) -> None:
@@ -167,17 +167,37 @@ class SimulatedDevice:
         *,
         sticky: bool = False,
         delay_us: int = 0,
+        probability: float = 0.0,
     ) -> None:
-        """Make the nth call of a C function fail; ``*`` is any, ``exec`` the run on the device."""
+        """Make the nth call of a C function fail.
+
+        Args:
+            site: the function; ``*`` is any that can fail, ``exec`` the run on the device.
+            nth: counted from now.
+            code: what it returns; getters of values give their null.
+            text: what ``aclGetRecentErrMsg`` says afterwards; a fault at that function replaces
+                what it returns.
+            sticky: all later calls fail as well.
+            delay_us: microseconds that the call takes before it fails.
+            probability: when positive, each call fails by this chance, whatever ``nth``; the
+                setting ``seed`` makes it repeatable.
+        """
         said = text.encode() if isinstance(text, str) else text
-        self._library.simacl_fault(site.encode(), nth, code, said, int(sticky), delay_us)
+        self._library.simacl_fault(
+            site.encode(), nth, code, said, int(sticky), delay_us, probability
+        )
 
     def clear_faults(self) -> None:
         """Remove all injected faults and revive a dead device."""
         self._library.simacl_clear_faults()
 
     def report(self) -> dict[str, Any]:
-        """Return ``leaks``, ``violations``, ``calls``, ``used``, ``peak`` and ``trace``."""
+        """Return what the ledger holds.
+
+        ``leaks`` (what was not given back, with the call that made it), ``violations`` (what a
+        board forgives), ``threads`` (those with a current context, and whether that is alive),
+        ``calls``, bytes ``used`` and ``peak`` of all devices, and the ``trace`` of calls.
+        """
         size = self._library.simacl_report(None, 0)
         while True:
             buffer = ctypes.create_string_buffer(size + 4096)
@@ -212,41 +232,6 @@ def simulated_device(flavour: int = 90, sanitize: bool = False) -> SimulatedDevi
         ToolchainError: ``sim-build-failed``.
     """
     return SimulatedDevice(build_library(flavour, sanitize))
-
-
-def describe(payload: Payload) -> str:
-    """Return what the library needs to know of a model, one fact a line."""
-    lines = [
-        f"mode\t{payload.mode}",
-        f"soc\t{_plain(payload.soc)}",
-        f"size\t{payload.work_size}\t{payload.weight_size}",
-    ]
-    lines += ["input" + _tensor_line(spec) for spec in payload.inputs]
-    lines += ["output" + _tensor_line(spec) for spec in payload.outputs]
-    for index, gear in enumerate(payload.gears):
-        shown: Sequence[int] = gear
-        if payload.mode == "dims":  # the call names all dims of all inputs
-            shown = [size for dims in payload.gear_inputs[index] for size in dims]
-        lines.append(f"gear\t{_dims(shown)}")
-        lines.append("\t".join(["gearin", *map(_dims, payload.gear_inputs[index])]))
-        lines.append("\t".join(["gearout", *map(_dims, payload.gear_outputs[index])]))
-    if payload.gears:
-        lines.append(f"gearnumbers\t{len(payload.gears[0])}")
-    return "\n".join(lines)
-
-
-def _tensor_line(spec: TensorSpec) -> str:
-    ranges = ",".join(f"{low}~{high}" for low, high in spec.ranges)
-    fields = (_plain(spec.name), spec.acl_dtype, spec.acl_format, spec.size, _dims(spec.dims))
-    return "\t" + "\t".join(map(str, fields)) + "\t" + ranges
-
-
-def _dims(sizes: Sequence[int]) -> str:
-    return ",".join(str(size) for size in sizes)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _array(tensor: _HostTensor) -> Array:

@@ -140,7 +140,10 @@ def _open(
                 raise
             why = f" (no emulated Ascend C kernel: {error.message})"
         else:
-            return session, session.kernels
+            used = session.kernels
+            if not strict:  # the device chose it; the host session says that it was asked for
+                used = {node: text.partition(":")[0] for node, text in used.items()}
+            return session, used
     session = HostSession(model, **options)
     return session, {node: used + why for node, used in session.kernels.items()}
 

@@ -122,7 +122,7 @@ SIMACL_EXPORT void simacl_config_text(const char* key, const char* value) {
 }
 
 SIMACL_EXPORT void simacl_fault(const char* site, int64_t nth, int code, const char* text,
-                                int sticky, int64_t delay_us) {
+                                int sticky, int64_t delay_us, double probability) {
   Lock lock(Get().mu);
   Fault fault;
   fault.site = site;
@@ -132,13 +132,14 @@ SIMACL_EXPORT void simacl_fault(const char* site, int64_t nth, int code, const c
   if (text != nullptr) fault.text = text;
   fault.sticky = sticky != 0;
   fault.delay_us = delay_us;
+  fault.probability = probability;
   Get().faults.push_back(fault);
 }
 
 SIMACL_EXPORT void simacl_clear_faults() {
   Lock lock(Get().mu);
   Get().faults.clear();
-  Get().dead_code = 0;
+  Get().dead.clear();
 }
 
 // The length of the text; as much of it as fits is copied.

@@ -21,6 +21,7 @@ bool InDataset(uint64_t buffer) {
 // Stores the gear and writes it to the hidden input, as the real call does with a synchronous copy.
 int SetGear(Call* call, uint32_t id, aclmdlDataset* handle, size_t index, const Dims& shown,
             const Dims& gear) {
+  if (const int code = CheckContext(call)) return code;  // it copies to the device
   auto dataset = Find<Dataset>(handle, Kind::kDataset);
   if (dataset == nullptr || index >= dataset->buffers.size()) return call->Return(kInvalidParam);
   auto model = Get().models.find(id);
@@ -70,11 +71,13 @@ SIMACL_EXPORT aclError aclUpdateDataBuffer(aclDataBuffer* handle, void* data, si
 }
 SIMACL_EXPORT void* aclGetDataBufferAddr(const aclDataBuffer* handle) {
   Call call("aclGetDataBufferAddr");
+  if (call.named()) return nullptr;
   auto buffer = Find<DataBuffer>(handle, Kind::kDataBuffer);
   return buffer == nullptr ? nullptr : buffer->data;
 }
 SIMACL_EXPORT size_t aclGetDataBufferSizeV2(const aclDataBuffer* handle) {
   Call call("aclGetDataBufferSizeV2");
+  if (call.named()) return 0;
   auto buffer = Find<DataBuffer>(handle, Kind::kDataBuffer);
   return buffer == nullptr ? 0 : buffer->size;
 }
@@ -103,12 +106,14 @@ SIMACL_EXPORT aclError aclmdlAddDatasetBuffer(aclmdlDataset* handle, aclDataBuff
 }
 SIMACL_EXPORT aclDataBuffer* aclmdlGetDatasetBuffer(const aclmdlDataset* handle, size_t index) {
   Call call("aclmdlGetDatasetBuffer");
+  if (call.named()) return nullptr;
   auto dataset = Find<Dataset>(handle, Kind::kDataset);
   if (dataset == nullptr || index >= dataset->buffers.size()) return nullptr;
   return AsPointer<aclDataBuffer>(dataset->buffers[index]);
 }
 SIMACL_EXPORT size_t aclmdlGetDatasetNumBuffers(const aclmdlDataset* handle) {
   Call call("aclmdlGetDatasetNumBuffers");
+  if (call.named()) return 0;
   auto dataset = Find<Dataset>(handle, Kind::kDataset);
   return dataset == nullptr ? 0 : dataset->buffers.size();
 }

@@ -104,6 +104,7 @@ SIMACL_EXPORT aclError aclmdlDestroyDesc(aclmdlDesc* desc) {
 }
 SIMACL_EXPORT aclError aclmdlGetDesc(aclmdlDesc* handle, uint32_t id) {
   SIMACL_ENTER(aclmdlGetDesc);
+  if (const int code = CheckContext(&call)) return code;
   auto desc = Find<ModelDesc>(handle, Kind::kModelDesc);
   if (desc == nullptr) return call.Return(kInvalidParam);
   auto found = Get().models.find(id);

@@ -11,6 +11,7 @@ namespace {
 
 struct Plan {
   uint32_t model = 0;
+  int device = 0;
   std::shared_ptr<const ModelInfo> info;
   std::vector<void*> input_data;
   std::vector<Dims> input_dims;
@@ -102,6 +103,7 @@ int Prepare(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* out
   }
   inputs->gear.clear();  // has to be set again for the next run
   plan->model = id;
+  plan->device = model.device;
   plan->info = model.info;
   plan->outputs = outputs->handle;
   return kOk;
@@ -159,7 +161,7 @@ Status Compute(const Plan& plan, bool sync, double deadline, Lock* lock) {
   const Status fault = DeviceFault("exec", &delay);
   if (!Spend(delay, deadline, lock)) return {kStreamTimeout, "EE1002: Stream synchronize timeout."};
   if (fault.code != kOk) {
-    if (world.Get("sticky")) world.dead_code = fault.code;
+    if (world.Get("sticky")) world.dead[plan.device] = fault.code;
     return fault;
   }
   std::vector<std::vector<uint8_t>> copies(plan.input_data.size());
@@ -183,6 +185,27 @@ Status Compute(const Plan& plan, bool sync, double deadline, Lock* lock) {
   return call.status.code != kOk ? call.status : Store(plan, &call, sync);
 }
 
+// Work memory of a model belongs to one run at a time.
+bool WorkspaceBusy(const Model& model) {
+  for (const auto& [id, other] : Get().models) {
+    if (id != model.id && model.work != 0 && other.work == model.work && other.in_flight > 0) {
+      Violation("workspace shared with a model that is running");
+      return true;
+    }
+  }
+  return false;
+}
+
+// An injected failure of a synchronous run. The real library has allocated the outputs by then.
+int FailNow(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* out) {
+  const char* text = TakeMessage();
+  const std::string kept = text == nullptr ? "" : text;
+  Plan plan;
+  Prepare(call, id, in, out, true, &plan);
+  SetMessage(kept);
+  return call->Return(call->injected());
+}
+
 int ExecuteNow(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
                int64_t timeout_us) {
   Plan plan;
@@ -192,59 +215,33 @@ int ExecuteNow(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* 
     Violation("model executed while another run of it is in flight");
     plan.poisoned = true;
   }
+  if (WorkspaceBusy(model)) plan.poisoned = true;
   ++model.in_flight;
   const double deadline = timeout_us < 0 ? INFINITY : NowUs() + static_cast<double>(timeout_us);
-  const Status status = Compute(plan, true, deadline, &call->lock());
+  Status status = Compute(plan, true, deadline, &call->lock());
+  if (status.code == kOk && NowUs() >= deadline) {
+    status = {kStreamTimeout, "EE1002: Stream synchronize timeout."};
+  }
   auto found = Get().models.find(id);
   if (found != Get().models.end()) --found->second.in_flight;
   if (status.code != kOk) return call->Fail(status.code, status.text);
   return call->Return(kOk);
 }
 
-}  // namespace
-}  // namespace simacl
-
-using namespace simacl;
-
-SIMACL_EXPORT aclError aclmdlExecute(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out) {
-  Call call("aclmdlExecute");
-  if (call.injected() != kOk) {
-    // The real library has allocated the outputs before the run fails.
-    const int code = call.injected();
-    const char* text = TakeMessage();
-    const std::string kept = text == nullptr ? "" : text;
-    Plan plan;
-    Prepare(&call, id, in, out, true, &plan);
-    SetMessage(kept);
-    return call.Return(code);
-  }
-  return ExecuteNow(&call, id, in, out, -1);
-}
-
-SIMACL_EXPORT aclError aclmdlExecuteV2(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
-                                       aclrtStream, const aclmdlExecConfigHandle* handle) {
-  SIMACL_ENTER(aclmdlExecuteV2);
-  auto config = Find<Config>(handle, Kind::kExecConfig);
-  if (config == nullptr) return call.Fail(kInvalidParam, "EH0002: handle must not be null.");
-  int32_t ms = -1;
-  if (config->values.count(0)) memcpy(&ms, config->values[0].data(), sizeof(ms));
-  return ExecuteNow(&call, id, in, out, ms < 0 ? -1 : int64_t{ms} * 1000);
-}
-
-SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
-                                          aclrtStream handle) {
-  SIMACL_ENTER(aclmdlExecuteAsync);
+int ExecuteLater(Call* call, uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
+                 aclrtStream handle) {
   int code = kOk;
-  auto stream = FindStream(&call, handle, &code);
+  auto stream = FindStream(call, handle, &code);
   if (stream == nullptr) return code;
   auto plan = std::make_shared<Plan>();
-  code = Prepare(&call, id, in, out, false, plan.get());
+  code = Prepare(call, id, in, out, false, plan.get());
   if (code != kOk) return code;
   Model& model = Get().models[id];
   if (model.in_flight > 0 && model.flight_stream != stream->handle) {
     Violation("model executed on two streams at the same time");
     plan->poisoned = true;
   }
+  if (WorkspaceBusy(model)) plan->poisoned = true;
   ++model.in_flight;
   model.flight_stream = stream->handle;
   Op op;
@@ -261,7 +258,51 @@ SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset* in, 
   // The time of the run belongs to the operation, so that waiting with a time-out can give up.
   op.delay_us = Get().Get("async_exec_us");
   Enqueue(stream.get(), std::move(op));
-  return call.Return(kOk);
+  return call->Return(kOk);
+}
+
+std::shared_ptr<Config> ExecConfig(Call* call, const aclmdlExecConfigHandle* handle, int* code) {
+  auto config = Find<Config>(handle, Kind::kExecConfig);
+  if (config == nullptr) *code = call->Fail(kInvalidParam, "EH0002: handle must not be null.");
+  return config;
+}
+
+}  // namespace
+}  // namespace simacl
+
+using namespace simacl;
+
+SIMACL_EXPORT aclError aclmdlExecute(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out) {
+  Call call("aclmdlExecute");
+  if (call.injected() != kOk) return FailNow(&call, id, in, out);
+  return ExecuteNow(&call, id, in, out, -1);
+}
+
+SIMACL_EXPORT aclError aclmdlExecuteV2(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
+                                       aclrtStream, const aclmdlExecConfigHandle* handle) {
+  Call call("aclmdlExecuteV2");
+  if (call.injected() != kOk) return FailNow(&call, id, in, out);
+  int code = kOk;
+  auto config = ExecConfig(&call, handle, &code);
+  if (config == nullptr) return code;
+  int32_t ms = -1;
+  if (config->values.count(0)) memcpy(&ms, config->values[0].data(), sizeof(ms));
+  return ExecuteNow(&call, id, in, out, ms < 0 ? -1 : int64_t{ms} * 1000);
+}
+
+SIMACL_EXPORT aclError aclmdlExecuteAsync(uint32_t id, const aclmdlDataset* in, aclmdlDataset* out,
+                                          aclrtStream stream) {
+  SIMACL_ENTER(aclmdlExecuteAsync);
+  return ExecuteLater(&call, id, in, out, stream);
+}
+
+SIMACL_EXPORT aclError aclmdlExecuteAsyncV2(uint32_t id, const aclmdlDataset* in,
+                                            aclmdlDataset* out, aclrtStream stream,
+                                            const aclmdlExecConfigHandle* handle) {
+  SIMACL_ENTER(aclmdlExecuteAsyncV2);
+  int code = kOk;
+  if (ExecConfig(&call, handle, &code) == nullptr) return code;
+  return ExecuteLater(&call, id, in, out, stream);
 }
 
 SIMACL_EXPORT aclmdlExecConfigHandle* aclmdlCreateExecConfigHandle() {

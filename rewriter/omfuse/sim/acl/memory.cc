@@ -54,6 +54,23 @@ size_t Capacity() { return static_cast<size_t>(Get().Get("memory_bytes")); }
 
 }  // namespace
 
+bool HasRoom(int device, size_t size) {
+  const size_t used = Get().used_on[device];
+  return used <= Capacity() && size <= Capacity() - used;
+}
+
+void Charge(int device, size_t size) {
+  World& world = Get();
+  world.used_on[device] += size;
+  world.used += size;
+  world.peak = std::max(world.peak, world.used);
+}
+
+void Refund(int device, size_t size) {
+  Get().used_on[device] -= size;
+  Get().used -= size;
+}
+
 bool IsDevice(uintptr_t address) {
   return arena_begin != 0 && address >= arena_begin && address < arena_begin + kArena;
 }
@@ -62,7 +79,7 @@ uintptr_t AllocateDevice(size_t size, int device, bool auto_output) {
   World& world = Get();
   // The real allocator rounds up to 32 bytes and adds 32.
   const size_t charged = (size + 31) / 32 * 32 + 32;
-  if (charged < size || world.used + charged > Capacity() || !Reserve()) return 0;
+  if (charged < size || !HasRoom(device, charged) || !Reserve()) return 0;
   const size_t span = (charged + 2 * kGuard - 1) / kGuard * kGuard;
   if (arena_next + span > arena_begin + kArena) return 0;
   Block block;
@@ -76,8 +93,7 @@ uintptr_t AllocateDevice(size_t size, int device, bool auto_output) {
   const uintptr_t address = arena_next;
   arena_next += span;
   world.blocks[address] = block;
-  world.used += charged;
-  world.peak = std::max(world.peak, world.used);
+  Charge(device, charged);
   return address;
 }
 
@@ -85,7 +101,7 @@ int FreeDevice(uintptr_t address) {
   World& world = Get();
   auto found = world.blocks.find(address);
   if (found == world.blocks.end()) return kRtParam;
-  world.used -= found->second.size;
+  Refund(found->second.device, found->second.size);
   memset(found->second.shadow, 0xDD, std::min(found->second.size, kPoisonLimit));
   free(found->second.shadow);
   world.blocks.erase(found);
@@ -169,7 +185,12 @@ SIMACL_EXPORT aclError aclrtMalloc(void** pointer, size_t size, aclrtMemMallocPo
 SIMACL_EXPORT aclError aclrtFree(void* pointer) {
   SIMACL_RELEASE(aclrtFree);
   if (pointer == nullptr) return call.Fail(kInvalidParam, "EH0002: devPtr must not be null.");
+  if (const int code = CheckContext(&call)) return code;
   const uintptr_t address = AsHandle(pointer);
+  auto block = Get().blocks.find(address);
+  if (block != Get().blocks.end() && block->second.device != CurrentContext()->device) {
+    Violation("device memory freed under another device");
+  }
   for (auto& [id, model] : Get().models) {
     if (model.work == address || model.weight == address) {
       Violation("memory of loaded model " + std::to_string(id) + " freed before unload");
@@ -196,9 +217,10 @@ SIMACL_EXPORT aclError aclrtMallocHost(void** pointer, size_t size) {
 
 SIMACL_EXPORT aclError aclrtFreeHost(void* pointer) {
   SIMACL_RELEASE(aclrtFreeHost);
+  if (pointer == nullptr) return call.Fail(kInvalidParam, "EH0002: hostPtr must not be null.");
+  if (const int code = CheckContext(&call)) return code;
   auto found = Get().pinned.find(AsHandle(pointer));
-  if (found == Get().pinned.end())
-    return call.Return(pointer == nullptr ? kInvalidParam : kRtParam);
+  if (found == Get().pinned.end()) return call.Fail(kRtParam, "EE1003: not pinned memory");
   free(found->second.shadow);
   Get().pinned.erase(found);
   return call.Return(kOk);
@@ -257,7 +279,8 @@ SIMACL_EXPORT aclError aclrtGetMemInfo(aclrtMemAttr attribute, size_t* free, siz
     *free = *total = 0;
     return call.Return(kOk);
   }
+  const size_t used = Get().used_on[CurrentContext()->device];
   *total = Capacity();
-  *free = Capacity() - Get().used;
+  *free = Capacity() - std::min(used, Capacity());
   return call.Return(kOk);
 }

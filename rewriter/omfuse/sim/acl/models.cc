@@ -157,8 +157,8 @@ Status CheckContainer(const uint8_t* data, size_t size) {
   memcpy(&length, data + 184, 8);
   if (magic != 0x444F4D49 || head != 256) return {kModelData, "EZ9999: wrong magic of the model"};
   if (length == 0) length = old_length;
-  if (size - 256 < length)
-    return {kModelData, "EZ9999: model data is shorter than its header says"};
+  if (size - 256 != length)
+    return {kModelData, "EZ9999: model data is shorter or longer than its header says"};
   return {};
 }
 
@@ -169,7 +169,7 @@ std::shared_ptr<const ModelInfo> Describe(const char* path, const void* data, si
   std::vector<uint8_t> bytes;
   if (path != nullptr) {
     std::ifstream file(path, std::ios::binary);
-    if (!file) {
+    if (!file || file.peek() == EOF) {  // a folder opens, and cannot be read
       *status = {kModelPath, "E10001: cannot read the model file " + std::string(path)};
       return nullptr;
     }
@@ -218,12 +218,11 @@ int Load(Call* call, const char* path, const void* data, size_t size, uint32_t* 
   model.device = CurrentContext()->device;
   if (own) {
     model.own_bytes = model.info->work + model.info->weight;
-    if (world.used + model.own_bytes > static_cast<size_t>(world.Get("memory_bytes"))) {
+    if (!HasRoom(model.device, model.own_bytes)) {
       ForgetModel(model.id, &call->lock());
       return call->Fail(kDeviceMemory, "EL0004: Failed to allocate memory for the model.");
     }
-    world.used += model.own_bytes;
-    world.peak = std::max(world.peak, world.used);
+    Charge(model.device, model.own_bytes);
   } else {
     const bool short_work = work_size < model.info->work;
     if (short_work || weight_size < model.info->weight) {
@@ -233,9 +232,11 @@ int Load(Call* call, const char* path, const void* data, size_t size, uint32_t* 
     }
     model.work = AsHandle(work);
     model.weight = AsHandle(weight);
-    for (const auto& [id, other] : world.models) {
-      if (other.work != 0 && other.work == model.work && other.in_flight) {
-        Violation("workspace shared with a model that is running");
+    const std::pair<uintptr_t, size_t> blocks[] = {{model.work, model.info->work},
+                                                   {model.weight, model.info->weight}};
+    for (const auto& [address, needed] : blocks) {
+      if (needed > 0 && ResolveDevice(address, needed) == nullptr) {
+        Violation("memory given to a model is not that much device memory");
       }
     }
   }
@@ -294,13 +295,14 @@ SIMACL_EXPORT aclError aclmdlQuerySizeFromMem(const void* data, size_t size, siz
 
 SIMACL_EXPORT aclError aclmdlUnload(uint32_t id) {
   SIMACL_RELEASE(aclmdlUnload);
+  if (const int code = CheckContext(&call)) return code;
   World& world = Get();
   auto found = world.models.find(id);
   if (found == world.models.end()) return call.Fail(kModelId, "E19999: no such model");
   if (found->second.context != CurrentContextHandle())
     Violation("model unloaded in another context");
   if (found->second.in_flight > 0) Violation("model unloaded while it runs");
-  world.used -= found->second.own_bytes;
+  Refund(found->second.device, found->second.own_bytes);
   world.models.erase(found);
   ForgetModel(id, &call.lock());
   return call.Return(kOk);

@@ -23,8 +23,8 @@ int ReleaseDevice(Call* call, int32_t device, bool all) {
   if (found == world.device_refs.end() || found->second == 0) {
     return call->Fail(kContextRelease, "EE9999: device is not set: context release failed");
   }
-  world.dead_code = 0;
   if (!all && --found->second > 0) return call->Return(kOk);
+  world.dead.erase(device);
   world.device_refs.erase(found);
   const uint64_t primary = world.primary[device];
   world.primary.erase(device);
@@ -48,6 +48,8 @@ int Finalize(Call* call, bool all) {
   if (world.finalized && world.init_count == 0) {
     return call->Fail(kRepeatFinalize, "EH0003: repeated finalize");
   }
+  // The reference count of nobody cannot sink; the older call succeeds once, as the real one does.
+  if (world.init_count == 0 && !all) return call->Fail(kRepeatFinalize, "EH0003: no reference");
   if (world.init_count == 0) Violation("finalize before init");
   world.init_count = all ? 0 : std::max(0, world.init_count - 1);
   if (world.init_count == 0) {
@@ -116,7 +118,17 @@ SIMACL_EXPORT const char* aclrtGetSocName() {
   return call.injected() ? nullptr : name.c_str();
 }
 
-SIMACL_EXPORT const char* aclGetRecentErrMsg() { return TakeMessage(); }
+SIMACL_EXPORT const char* aclGetRecentErrMsg() {
+  thread_local std::string said;
+  {
+    Lock lock(Get().mu);
+    if (const Fault* fault = NamedFault("aclGetRecentErrMsg")) {
+      said = fault->text;
+      return fault->has_text ? said.c_str() : nullptr;
+    }
+  }
+  return TakeMessage();
+}
 
 SIMACL_EXPORT aclError aclrtSetDevice(int32_t device) {
   SIMACL_ENTER(aclrtSetDevice);
@@ -125,6 +137,8 @@ SIMACL_EXPORT aclError aclrtSetDevice(int32_t device) {
   if (device < 0 || device >= world.Get("device_count")) {
     return call.Fail(kDeviceId, "EE1001: Invalid device ID " + std::to_string(device));
   }
+  auto dead = world.dead.find(device);
+  if (dead != world.dead.end()) return call.Fail(dead->second, "EE9999: the device is lost");
   if (world.device_refs[device]++ == 0) {
     auto context = std::make_shared<Context>();
     context->device = device;

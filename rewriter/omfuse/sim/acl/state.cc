@@ -12,8 +12,18 @@ namespace simacl {
 namespace {
 thread_local std::string pending_message;
 thread_local std::string taken_message;
-thread_local uint64_t current_context = 0;
 std::atomic<int> thread_count{0};
+
+// The current context of a thread; the ledger lists those of living threads.
+struct Current {
+  uint64_t handle = 0;
+  int thread = ThreadNumber();
+  ~Current() {
+    Lock lock(Get().mu);
+    Get().held.erase(thread);
+  }
+};
+thread_local Current current;
 }  // namespace
 
 World& Get() {
@@ -71,7 +81,11 @@ bool IsFatal(int code) {
 
 // Calls that a dead device fails until it is reset.
 bool TouchesDevice(const std::string& name) {
-  if (name.rfind("aclrtResetDevice", 0) == 0) return false;
+  // These name the device or context that they are for.
+  for (const char* other : {"aclrtResetDevice", "aclrtSetDevice", "aclrtGetDeviceCount",
+                            "aclrtGetRunMode", "aclrtSetCurrentContext", "aclrtCreateContext"}) {
+    if (name.rfind(other, 0) == 0) return false;
+  }
   return name.rfind("aclrt", 0) == 0 || name.rfind("aclmdlExecute", 0) == 0 ||
          name.rfind("aclmdlLoad", 0) == 0 || name == "aclmdlUnload";
 }
@@ -83,15 +97,20 @@ const Fault* Match(const char* site, bool device_side) {
     const bool any = fault.site == "*" && !device_side;
     if (!any && fault.site != site) continue;
     ++fault.seen;
-    if (fault.seen == fault.nth || (fault.sticky && fault.seen > fault.nth)) hit = &fault;
+    const bool due = fault.seen == fault.nth || (fault.sticky && fault.seen > fault.nth);
+    const bool drawn = fault.probability > 0 && std::uniform_real_distribution<double>(
+                                                    0, 1)(Get().random) < fault.probability;
+    if (fault.probability > 0 ? drawn : due) hit = &fault;
   }
   return hit;
 }
 
 }  // namespace
 
+const Fault* NamedFault(const char* site) { return Match(site, true); }
+
 Status DeviceFault(const char* site, int64_t* delay_us) {
-  const Fault* fault = Match(site, true);
+  const Fault* fault = NamedFault(site);
   if (fault == nullptr) return {};
   *delay_us += fault->delay_us;
   return {fault->code, fault->has_text ? fault->text : ""};
@@ -113,15 +132,20 @@ Call::Call(const char* name, Releases releases)
   if (const Fault* fault = Match(name, false)) {
     const int64_t delay = fault->delay_us;
     fault_ = fault->code;
+    named_ = fault->site != "*";
     if (fault->has_text) SetMessage(fault->text);
-    if (IsFatal(fault_) && world.Get("sticky")) world.dead_code = fault_;
+    auto context = CurrentContext();
+    if (IsFatal(fault_) && world.Get("sticky") && context != nullptr) {
+      world.dead[context->device] = fault_;
+    }
     if (delay > 0) {
       lock_.unlock();
       usleep(static_cast<useconds_t>(delay));
       lock_.lock();
     }
-  } else if (world.dead_code != 0 && TouchesDevice(name)) {
-    fault_ = world.dead_code;
+  } else if (auto context = CurrentContext(); context != nullptr && TouchesDevice(name)) {
+    auto dead = world.dead.find(context->device);
+    if (dead != world.dead.end()) fault_ = dead->second;
   }
 }
 
@@ -145,11 +169,18 @@ Call::~Call() {
 
 bool Remove(uint64_t handle) { return Get().objects.erase(handle) == 1; }
 
-uint64_t CurrentContextHandle() { return current_context; }
-void SetCurrentContextHandle(uint64_t handle) { current_context = handle; }
+uint64_t CurrentContextHandle() { return current.handle; }
+void SetCurrentContextHandle(uint64_t handle) {
+  current.handle = handle;
+  if (handle == 0) {
+    Get().held.erase(current.thread);
+  } else {
+    Get().held[current.thread] = handle;
+  }
+}
 
 std::shared_ptr<Context> CurrentContext() {
-  return Find<Context>(AsPointer(current_context), Kind::kContext);
+  return Find<Context>(AsPointer(current.handle), Kind::kContext);
 }
 
 int CheckContext(Call* call) {
@@ -181,11 +212,13 @@ void ResetWorld(Lock* lock) {
   world.finalized = false;
   world.init_json.clear();
   world.dump_sessions = 0;
-  world.dead_code = 0;
+  world.dead.clear();
   world.pid = 0;
   world.used = world.peak = 0;
+  world.used_on.clear();
+  world.held.clear();
   world.seq = 0;
-  current_context = 0;
+  current.handle = 0;
 }
 
 }  // namespace simacl

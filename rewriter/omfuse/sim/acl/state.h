@@ -206,6 +206,7 @@ struct Fault {
   std::string text;
   bool sticky = false;
   int64_t delay_us = 0;
+  double probability = 0;  // when positive, each matching call fires by chance, whatever `nth`
   int64_t seen = 0;
 };
 
@@ -231,17 +232,19 @@ struct World {
   std::map<int, uint64_t> primary;
   std::map<uintptr_t, Block> blocks;
   std::map<uintptr_t, Block> pinned;
-  size_t used = 0, peak = 0;
+  size_t used = 0, peak = 0;      // of all devices
+  std::map<int, size_t> used_on;  // of each device
+  std::map<int, uint64_t> held;   // living thread -> its current context
   std::map<uint32_t, Model> models;
   uint32_t next_model = 1;
   std::vector<std::string> violations;
   std::deque<TraceEntry> trace;
   std::vector<Fault> faults;
-  int dead_code = 0;  // fatal device error that sticks until the device is reset
+  std::map<int, int> dead;  // device -> fatal error that sticks until it is reset
   std::map<std::string, int64_t> config = {
-      {"device_count", 4},  // devices that can be set
-      {"memory_bytes", int64_t{32} << 30},
-      {"max_streams", 1024},
+      {"device_count", 4},                  // devices that can be set
+      {"memory_bytes", int64_t{32} << 30},  // of each device
+      {"max_streams", 1024},                // of each device
       {"short_input_code", 145000},  // what an input that is too short gives; some say 500002
       {"trace_limit", 4096},
   };
@@ -268,6 +271,8 @@ class Call {
   Call& operator=(const Call&) = delete;
 
   int injected() const { return releases_ ? kOk : fault_; }
+  // For plain getters, which never fail: only a fault that names them fires.
+  bool named() const { return named_; }
   // Ends the call: keeps `code` for the trace, puts an injected fault in its place.
   int Return(int code);
   int Fail(int code, const std::string& text);
@@ -276,6 +281,7 @@ class Call {
  private:
   const char* name_;
   bool releases_;
+  bool named_ = false;
   int fault_ = kOk;
   int code_ = kOk;
   uint64_t seq_ = 0;
@@ -287,6 +293,8 @@ const char* TakeMessage();
 void Violation(const std::string& text);
 // Counts a device-side event such as "exec" against the injected faults.
 Status DeviceFault(const char* site, int64_t* delay_us);
+// The fault at a site that is no counted call, null when none fires.
+const Fault* NamedFault(const char* site);
 
 // ---- handles
 template <typename T>
@@ -307,6 +315,9 @@ std::shared_ptr<Context> CurrentContext();
 int CheckContext(Call* call);
 
 // ---- memory
+bool HasRoom(int device, size_t size);
+void Charge(int device, size_t size);
+void Refund(int device, size_t size);
 uintptr_t AllocateDevice(size_t size, int device, bool auto_output);
 int FreeDevice(uintptr_t address);
 bool IsDevice(uintptr_t address);

@@ -130,7 +130,8 @@ Status DrainDeferred(Stream* stream, Lock* lock, double deadline, size_t limit, 
     }
     Shuffle(stream, lock, depth);
     if (stream->running || stream->queue.empty()) continue;
-    if (!Step(stream, deadline, lock)) {
+    // Also when the work ended, but later than that: it was still running then.
+    if (!Step(stream, deadline, lock) || NowUs() >= deadline) {
       return {kStreamTimeout, "EE1002: Stream synchronize timeout."};
     }
     ++done;
@@ -234,12 +235,20 @@ std::shared_ptr<Stream> FindStream(Call* call, aclrtStream handle, int* code) {
 
 namespace {
 
+// The device of a stream, -1 when its context is gone.
+int DeviceOf(const Stream& stream) {
+  auto context = Find<Context>(AsPointer(stream.context), Kind::kContext);
+  return context == nullptr ? -1 : context->device;
+}
+
 int CreateStream(Call* call, aclrtStream* out) {
   if (const int code = CheckContext(call)) return code;
   World& world = Get();
-  const int64_t count = std::count_if(world.objects.begin(), world.objects.end(), [](auto& entry) {
-    return entry.second->kind == Kind::kStream;
-  });
+  int64_t count = 0;
+  for (auto& [handle, object] : world.objects) {
+    if (object->kind != Kind::kStream) continue;
+    if (DeviceOf(*static_cast<Stream*>(object.get())) == CurrentContext()->device) ++count;
+  }
   if (count >= world.Get("max_streams"))
     return call->Fail(kStreamResource, "EE1005: no stream left");
   auto stream = std::make_shared<Stream>();
@@ -282,14 +291,19 @@ int Synchronize(Call* call, aclrtStream handle, int64_t timeout_us) {
 }
 
 std::shared_ptr<Event> EventOf(Call* call, aclrtEvent handle, int* code) {
+  if ((*code = CheckContext(call))) return nullptr;
   auto event = Find<Event>(handle, Kind::kEvent);
-  if (event == nullptr) *code = call->Fail(kRtParam, "EE1003: not a live event");
+  if (event == nullptr) {
+    *code = call->Fail(kRtParam, "EE1003: not a live event");
+  } else if (event->context != CurrentContextHandle()) {
+    *code = call->Fail(kStreamContext, "EE1010: the event does not belong to the current context");
+    return nullptr;
+  }
   return event;
 }
 
 int SynchronizeEvent(Call* call, aclrtEvent handle, int64_t timeout_us) {
-  int code = CheckContext(call);
-  if (code != kOk) return code;
+  int code = kOk;
   auto event = EventOf(call, handle, &code);
   if (event == nullptr) return code;
   const Status status = DrainEvent(event.get(), &call->lock(), timeout_us);
@@ -339,7 +353,9 @@ SIMACL_EXPORT aclError aclrtSynchronizeDevice() {
   if (const int code = CheckContext(&call)) return code;
   std::vector<std::shared_ptr<Stream>> streams;
   for (auto& [handle, object] : Get().objects) {
-    if (object->kind == Kind::kStream) streams.push_back(std::static_pointer_cast<Stream>(object));
+    if (object->kind != Kind::kStream) continue;
+    auto stream = std::static_pointer_cast<Stream>(object);
+    if (DeviceOf(*stream) == CurrentContext()->device) streams.push_back(stream);
   }
   Status first;
   for (auto& stream : streams) {
@@ -389,7 +405,6 @@ SIMACL_EXPORT aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_ha
   if (stream == nullptr) return code;
   auto event = EventOf(&call, handle, &code);
   if (event == nullptr) return code;
-  if (event->context != stream->context) return call.Fail(kStreamContext, "EE1010: other context");
   event->stream = stream->handle;
   Op op;
   op.what = "record";

@@ -231,7 +231,8 @@ class _Maker:
     ) -> TensorSpec:
         rank, number = _FORMATS.get(self.given.get("input_format") or "NCHW", (0, _ND))
         size = 0
-        if bounded and all(s >= 0 for s in biggest):
+        fixed = all(s >= 0 for s in dims)  # though other tensors are open
+        if (bounded or fixed) and all(s >= 0 for s in biggest):
             size = _product(biggest) * item_bytes(dtype)
         if dtype not in DTYPE_NUMBERS:
             raise inner(f"dtype {dtype} of {name} is not supported")
