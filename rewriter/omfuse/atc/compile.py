@@ -125,7 +125,7 @@ def run_job(job: Job, progress: Progress | None = None) -> CompileResult:
     hear.stage(job, "preparing the model")
     form = form_of(ready)
     options = final_options(ready, form, folder)
-    check_rules(ready, options, toolchain)
+    check_rules(ready, options, toolchain, form)
     command = command_text(str(toolchain.atc), options.to_argv(), _op_env(env))
     notes = [*ready.notes, *form.notes]
     warnings = [*ready.warnings, *form.warnings]

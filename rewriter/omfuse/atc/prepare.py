@@ -174,7 +174,7 @@ def final_options(ready: Prepared, form: AtcForm, folder: Path) -> AtcOptions:
     return options.replace(model=path, output=folder / "out" / stem)
 
 
-def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain) -> None:
+def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain, form: AtcForm) -> None:
     """Check every rule of ATC; warnings go to the job's list.
 
     Raises:
@@ -184,7 +184,10 @@ def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain) -> N
         name: [d if isinstance(d, int) else "?" for d in dims]
         for name, dims in graph_inputs(ready.model).items()
     }
-    context = RuleContext(ready.soc, toolchain.major, inputs)
+    graph = form.model.graph
+    nodes = {node.name: len(node.output) for node in graph.node}
+    tensors = frozenset(name for node in graph.node for name in node.output)
+    context = RuleContext(ready.soc, toolchain.major, inputs, nodes, tensors)
     found = atc_rules.check(options, context)
     errors = [rule for rule in found if rule.severity == "error"]
     if errors and ready.job.checked:
