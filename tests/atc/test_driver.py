@@ -347,9 +347,8 @@ def test_failures_of_one_operator_name_each_gear(
 
 
 def test_a_program_that_the_loader_refuses(fake_cann: Maker, tmp_path: Path) -> None:
-    body = (
-        "import sys; print('atc: error while loading shared libraries: liba.so: no'); sys.exit(127)"
-    )
+    text = "atc: error while loading shared libraries: liba.so: no"
+    body = f"import sys; print({text!r}); sys.exit(127)"
     error = failure(fake_cann(body), tmp_path)
     assert "liba.so" in error.message
     assert "devlib" in (error.hint or "")
