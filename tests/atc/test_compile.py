@@ -60,8 +60,9 @@ def test_a_model_becomes_an_om_with_a_manifest(
     assert manifest["model"]["sha256"] == cache.file_digest(plain)
     assert manifest["options"]["input_shape"] == "q:1,2,16,8;k:1,2,16,8"
     words = shlex.split(result.command)
-    assert words[0].endswith("bin/atc")
-    assert words[1:] == [f"--{k}={v}" for k, v in manifest["options"].items()]
+    assert words[0].startswith("ASCEND_OPP_PATH="), "the user has not sourced set_env.sh"
+    assert words[1].endswith("bin/atc")
+    assert words[2:] == [f"--{k}={v}" for k, v in manifest["options"].items()]
     assert sorted(p.name for p in output.parent.iterdir()) == ["model.manifest.json", "model.om"]
     assert result.info["path"] == str(output)
     again = omfuse.compile(plain, tmp_path / "b.om", "310P3", shape=SHAPES, cann=fake_cann())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.atc.conftest import DONE, GOOD, START
 
+import omfuse
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
 from omfuse.atc.environment import child_environment, find_toolchain, read_version
 from omfuse.atc.om.summary import describe_om
@@ -331,3 +332,29 @@ def test_the_child_gets_what_set_env_would_set(fake_cann: Maker, tmp_path: Path)
     assert env["ASCEND_CUSTOM_OPP_PATH"] == "/ops/a"
     assert "ASCEND_WORK_PATH" not in env, "a shared one lets parallel runs clash"
     assert base["PATH"] == "/usr/bin"
+
+
+@pytest.mark.parametrize("code", ["E20001", "E40021", "EB0000", "E90003", "EZ3003", "E50012"])
+def test_failures_of_one_operator_name_each_gear(
+    fake_cann: Maker, plain: Path, tmp_path: Path, code: str
+) -> None:
+    home = fake_cann(saying(f"{code}: Op [/a/b] failed"))
+    with pytest.raises(AtcError) as caught:
+        omfuse.compile(
+            plain, tmp_path / "m.om", "310P3", shape={"batch": [1, 4], "seq": 8}, cann=home
+        )
+    assert "--shape 'q=4,2,8,8'" in (caught.value.hint or "")
+
+
+def test_a_program_that_the_loader_refuses(fake_cann: Maker, tmp_path: Path) -> None:
+    text = "atc: error while loading shared libraries: liba.so: no"
+    body = f"import sys; print({text!r}); sys.exit(127)"
+    error = failure(fake_cann(body), tmp_path)
+    assert "liba.so" in error.message
+    assert "devlib" in (error.hint or "")
+
+
+def test_an_old_model_is_told_to_go_up(fake_cann: Maker, tmp_path: Path) -> None:
+    text = "E19010: No parser is registered for Op [a, optype [ai.onnx::6::Relu]]."
+    error = failure(fake_cann(saying(text)), tmp_path, opset=6)
+    assert "begin at opset 8" in error.unsupported[0].advice

@@ -332,7 +332,8 @@ def test_limits_of_the_built_in_operators(choice: str, soc: str, text: str, word
         form_of(text, soc, attention=choice)
     assert caught.value.code == "attention-limit"
     assert words in caught.value.message
-    assert "custom" in (caught.value.hint or "")
+    way_on = "custom" if load_soc(soc).attention["custom"] else "without fusing"
+    assert way_on in (caught.value.hint or "")
 
 
 def test_fixed_shapes_of_the_user_satisfy_the_limits() -> None:
@@ -432,3 +433,44 @@ def test_missing_or_foreign_external_data_is_refused(tmp_path: Path, location: s
     with pytest.raises(ModelError) as caught:
         save_form(model, source, target)
     assert caught.value.code == "external-data"
+
+
+def test_limits_are_grouped_by_what_they_break() -> None:
+    model = parse(attention_model())
+    body = model.graph.node[0]
+    for name in ("y1", "y2", "y3"):
+        node = model.graph.node.add()
+        node.CopyFrom(body)
+        node.output[0] = node.name = name
+        model.graph.output.append(helper.make_tensor_value_info(name, 10, None))
+    with pytest.raises(UsageError) as caught:
+        make_form(model, FormOptions(attention="score"), P3)
+    assert caught.value.message.count("no such operator") == 1
+    assert "4 nodes" in caught.value.message
+    assert "and 1 more" in caught.value.message
+
+
+def test_prompt_flash_on_310p_is_called_unproven() -> None:
+    form = form_of(attention_model(), attention="prompt-flash")
+    assert any("prove it" in warning for warning in form.warnings)
+    assert not form_of(attention_model(), "Ascend910B3", attention="prompt-flash").warnings
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT8E4M3FNUZ", "FLOAT8E5M2FNUZ", "UINT4"])
+def test_a_dtype_that_the_parser_lacks(dtype: str) -> None:
+    number = getattr(onnx.TensorProto, dtype)
+    values = [helper.make_tensor_value_info(name, number, [4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", *(
+        [value] for value in values
+    ))  # fmt: skip
+    with pytest.raises(ModelError) as caught:
+        make_form(helper.make_model(graph), FormOptions(), P3)
+    assert caught.value.code == "unsupported-dtype"
+    assert dtype in caught.value.message
+
+
+def test_a_higher_opset_than_the_models_is_not_made_silently() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 11]>\ng (float[2] x) => (float[2] y) { y = Relu(x) }'
+    )
+    assert any("only lowers" in note for note in form_of(text, opset=17).notes)

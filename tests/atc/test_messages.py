@@ -129,6 +129,7 @@ def test_an_unknown_code_says_so() -> None:
         ("ERROR: flag '--model' is missing its argument; flag description: x", "model"),
         ("ERROR: Non-option parameter: xyz", "xyz"),
         ("ERROR: input argument value is empty or command line format is invalid", "command line"),
+        ("atc.bin: error while loading shared libraries: liba.so: cannot open", "finds no liba.so"),
     ],
 )
 def test_trouble_of_the_command_line_reader(line: str, words: str) -> None:
@@ -151,3 +152,13 @@ def test_all_messages_are_found_in_order(codes: list[str], era: int) -> None:
 def test_any_output_can_be_read(output: str) -> None:
     m.headline(m.parse_messages(output))
     m.parser_trouble(output)
+
+
+def test_an_inner_error_gives_its_first_line() -> None:
+    (found,) = m.parse_messages(
+        "E19999: Inner Error!\n"
+        "E19999  [Call][Fn] The opset of domain[x] has no version.[FUNC:F][FILE:a.cc][LINE:7]\n"
+    )
+    assert found.detail == "[Call][Fn] The opset of domain[x] has no version."
+    (named,) = m.parse_messages("E10001: text\n  TraceBack (most recent call last):\n  frame\n")
+    assert named.detail == ""

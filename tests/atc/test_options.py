@@ -149,3 +149,20 @@ def test_order_of_settings_decides() -> None:
     pairs = [("log", "info"), ("log", "error")]
     random.Random(3).shuffle(pairs)
     assert o.apply_settings(o.AtcOptions(), pairs).log == pairs[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [
+        ("deterministic_level=x", "E10003"),
+        ("deterministic_level=9", "E10001"),
+        ("sparsity=x", "E10003"),
+        ("sparsity=2", "E10006"),
+        ("raw_ge_options_ignore_unsupported=maybe", "E10003"),
+        ("status_check=2", "E10006"),
+        ("log=loud", "E10010"),
+    ],
+)
+def test_a_bad_value_names_the_code_of_atc(setting: str, code: str) -> None:
+    with pytest.raises(UsageError, match=code):
+        o.apply_settings(o.AtcOptions(), [o.parse_setting(setting)])

@@ -51,6 +51,8 @@ BROKEN = [
     ({"optimization_switch": "pass"}, ("E10001", "optimization_switch")),
     ({"jit_compile": 7}, ("E10001", "jit_compile")),
     ({"log": "loud"}, ("E10010", "log")),
+    ({"output_type": "HIF8"}, ("E10001", "output_type")),
+    ({"output_type": "a:0:FP8E5M2", "out_nodes": "a:0"}, ("E10001", "output_type")),
 ]
 
 
@@ -59,9 +61,19 @@ def test_each_rule(tmp_path: Path, flags: dict[str, object], expected: tuple[str
     assert expected in codes(tmp_path, cann=9, **flags)
 
 
+@pytest.mark.parametrize("flags", [flags for flags, _ in BROKEN])
+def test_each_error_has_a_hint(tmp_path: Path, flags: dict[str, object]) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"x")
+    whole: dict[str, object] = {"model": model, "output": tmp_path / "o", "soc_version": "x"}
+    options = AtcOptions(**{**whole, **flags})  # type: ignore[arg-type]
+    broken = check(options, RuleContext(load_soc("Ascend310P3"), 8))
+    assert all(rule.hint for rule in broken if rule.severity == "error"), broken
+
+
 def test_rules_with_files(tmp_path: Path) -> None:
     listing = tmp_path / "list.cfg"
-    listing.write_text("x", "utf-8")
+    listing.write_text('{"black-list": {"to-add": ["Mul"]}}', "utf-8")
     both = codes(tmp_path, compress_weight_conf=listing, enable_compress_weight=True)
     assert ("E10047", "compress_weight_conf") in both
     assert ("E10001", "modify_mixlist") in codes(tmp_path, modify_mixlist=listing)
@@ -87,6 +99,9 @@ def test_the_chip_decides(tmp_path: Path) -> None:
     ranged = {"input_shape": "x:1~8,3"}
     assert ("", "input_shape") in codes(tmp_path, "Ascend310B1", **ranged)
     assert codes(tmp_path, "Ascend310P3", **ranged) == []
+    assert ("", "input_shape") in codes(tmp_path, "Ascend310B1", input_shape="x:-1,3")
+    gears = {"input_shape": "x:-1,3", "dynamic_batch_size": "1,2"}
+    assert codes(tmp_path, "Ascend310B1", **gears) == []
     assert codes(tmp_path, "Ascend910B4", aicore_num="20|40") == []
     assert ("E20103", "aicore_num") in codes(tmp_path, "Ascend910B4", aicore_num="20|41")
 
@@ -151,3 +166,72 @@ def test_an_input_is_fp16_or_preprocessed(tmp_path: Path, block: str, broken: bo
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     assert ("", "keep_dtype") in codes(tmp_path, keep_dtype=tmp_path)
     assert codes(tmp_path, op_bank_path=tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "code"),
+    [
+        ("modify_mixlist", '{"white-list": {"to-remove": ["Mul"]}}', None),
+        ("modify_mixlist", "Mul", "E10001"),
+        ("modify_mixlist", '{"gray-list": {}}', "E10001"),
+        ("fusion_switch_file", "PassA:off\n\n PassB : on\n", None),
+        ("fusion_switch_file", '{"Switch": {"UBFusion": {"ALL": "off"}}}', None),
+        ("fusion_switch_file", "PassA=off", "E20003"),
+        ("fusion_switch_file", '["Switch"]', "E20003"),
+        ("op_precision_mode", "[ByNodeName]\nattn=high_precision\n", None),
+        ("op_precision_mode", "[ByOpType]\nSoftmaxV2=precise\n", ""),
+        ("op_precision_mode", "SoftmaxV2=high_precision\n", ""),
+        ("op_precision_mode", "[ByType]\nSoftmaxV2=high_precision\n", ""),
+        ("keep_dtype", "attn\nOpType::Add\n", None),
+        ("keep_dtype", "OpType::\n", ""),
+        ("customize_dtypes", "OpType::Add:InputDtype:float16,OutputDtype:float16\n", None),
+        ("customize_dtypes", "Add float16\n", ""),
+    ],
+)
+def test_the_form_of_a_file(tmp_path: Path, flag: str, text: str, code: str | None) -> None:
+    """A code stops the compile, an empty one is a warning: only the documentation says so."""
+    path = tmp_path / "file.txt"
+    path.write_text(text, "utf-8")
+    options = AtcOptions(
+        model=path,
+        output=tmp_path / "o",
+        soc_version="Ascend310P3",
+        precision_mode_v2="mixed_float16",
+    ).replace(**{flag: path})
+    found = [(rule.code, rule.flag, rule.severity) for rule in check(options)]
+    severity = "error" if code else "warning"
+    assert found == ([] if code is None else [(code, flag, severity)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        ({"out_nodes": "attn:0;add:1"}, ""),
+        ({"out_nodes": "y"}, ""),
+        ({"out_nodes": "softmax:0"}, "E11017"),
+        ({"out_nodes": "attn:1"}, "E11016"),
+        ({"out_nodes": "z"}, "E10016"),
+        ({"input_fp16_nodes": "q"}, ""),
+        ({"input_fp16_nodes": "attn"}, "E10017"),
+        ({"input_fp16_nodes": "z"}, "E10016"),
+        ({"input_shape": "attn:1,2"}, "E10017"),
+        ({"input_shape": "z:1,2"}, "E10016"),
+        ({"input_shape_range": "attn:[1~2,2]"}, "E10017"),
+    ],
+)
+def test_names_in_flags_are_those_of_the_model(flags: dict[str, str], code: str) -> None:
+    context = RuleContext(
+        inputs={"q": [1, 2]}, nodes={"attn": 1, "add": 2}, tensors=frozenset(["y"])
+    )
+    model, chip = Path(__file__), "Ascend310P3"
+    options = AtcOptions(model=model, output=Path("o"), soc_version=chip).replace(**flags)
+    broken = [rule for rule in check(options, context) if rule.severity == "error"]
+    assert [rule.code for rule in broken] == ([code] if code else [])
+    assert all(rule.hint for rule in broken)
+
+
+def test_deprecated_flags_are_named() -> None:
+    flags = {"shape_generalized_build_mode": "shape_precise", "h2d_overlapped_with_compute": "0,x"}
+    options = AtcOptions(model=Path(__file__), output=Path("o"), soc_version="Ascend310P3")
+    found = check(options.replace(**flags))
+    assert {(rule.flag, rule.severity) for rule in found} == {(flag, "warning") for flag in flags}

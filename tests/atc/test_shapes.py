@@ -53,6 +53,7 @@ def test_a_scalar_input_rules_out_batch_gears() -> None:
     plan = plan_shapes(MIXED, ["batch=1,2", "seq=4", "y=3,4"])
     assert plan.kind == "dims-gears"
     assert plan.flags["input_shape"] == "x:-1,4,16;scalar:;y:3,4"
+    assert "scalar is a scalar" in plan.reasons[0]
 
 
 def test_ranges() -> None:

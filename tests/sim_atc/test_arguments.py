@@ -207,3 +207,24 @@ def test_models_as_json(tmp_path: Path) -> None:
     assert atc("--mode=1", f"--om={om}", cwd=tmp_path).code == "E10004"
     assert atc("--mode=1", f"--json={target}", cwd=tmp_path).code == "E10004"
     assert atc("--mode=1", f"--om={target}", f"--json={target}", cwd=tmp_path).code == "E19005"
+
+
+def test_deprecated_flags_are_named_on_the_screen(tmp_path: Path) -> None:
+    flags = [f"--model={save(tmp_path, FORM)}", "--framework=5", f"--output={tmp_path / 'm'}",
+             "--soc_version=Ascend310P3"]  # fmt: skip
+    ranges = "--input_shape_range=q:[1~2,2,8,16];k:[1~2,2,8,16];v:[1~2,2,8,16]"
+    opp = {"ASCEND_CUSTOM_OPP_PATH": str(write_package(tmp_path / "opp"))}
+    said = atc(*flags, ranges, cwd=tmp_path, **opp)
+    assert (said.status, said.out.count("WARNING: --input_shape_range")) == (0, 2)
+    build = "--shape_generalized_build_mode=shape_precise"
+    said = atc(*flags, f"--input_shape={STATIC}", build, cwd=tmp_path, **opp)
+    assert (said.status, "deprecated" in said.out) == (0, True)
+
+
+def test_paths_and_modes_are_checked_in_order(tmp_path: Path) -> None:
+    flags = [f"--model={save(tmp_path, FORM)}", "--framework=5", f"--output={tmp_path / 'm'}",
+             "--soc_version=Ascend310P3"]  # fmt: skip
+    both = ["--precision_mode=force_fp16", "--precision_mode_v2=fp16"]
+    assert atc(*flags, *both, "--op_precision_mode=/no", cwd=tmp_path).code == "E10001"
+    assert atc(*flags, *both, "--keep_dtype=/no", cwd=tmp_path).code == "E10056"
+    assert atc(*flags, "--modify_mixlist=/no", "--input_shape=q", cwd=tmp_path).code == "E10001"

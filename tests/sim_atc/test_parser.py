@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,6 +192,28 @@ def test_a_library_that_does_not_load_is_only_a_line_in_the_log(tmp_path: Path) 
     env = {"ASCEND_CUSTOM_OPP_PATH": str(opp), "ASCEND_SLOG_PRINT_TO_STDOUT": "1"}
     assert "dlopen" not in atc(*flags, cwd=tmp_path, **env).out
     assert "dlopen" in atc(*flags, "--log=info", cwd=tmp_path, **env).out
+
+
+def test_a_library_without_its_libraries_does_not_load(tmp_path: Path) -> None:
+    opp = write_package(tmp_path / "opp")
+    plugin = next((opp / "framework").rglob("*.so"))
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no compiler")
+    needs = f'int gone(void); const char *k = "{KEY}"; int f(void) {{ return gone(); }}'
+    for name, text, more in (
+        ("libgone.so", "int gone(void) { return 1; }", []),
+        (str(plugin), needs, ["-Wl,--no-as-needed", "-L.", "-lgone"]),
+    ):
+        (tmp_path / "a.c").write_text(text, "utf-8")
+        words = [compiler, "-shared", "-fPIC", "a.c", "-o", name, *more]
+        subprocess.run(words, cwd=tmp_path, check=True)
+    env = {"LD_LIBRARY_PATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    assert KEY in load_registry({"ASCEND_CUSTOM_OPP_PATH": str(opp), **env}, False).keys
+    (tmp_path / "libgone.so").unlink()
+    registry = load_registry({"ASCEND_CUSTOM_OPP_PATH": str(opp), **env}, False)
+    assert KEY not in registry.keys
+    assert any("libgone.so" in line for line in registry.log)
 
 
 def test_the_user_is_told_to_install_the_package(

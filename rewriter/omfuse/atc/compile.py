@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +14,10 @@ from typing import Any
 
 import onnx
 
-from omfuse.atc import cache, op_package, runfolder
+from omfuse.atc import cache, op_package, preflight, runfolder
 from omfuse.atc.deliver import content_key, deliver, from_cache
 from omfuse.atc.driver import AtcError, AtcRun, run_atc
-from omfuse.atc.environment import Toolchain, child_environment, find_toolchain, platform_names
+from omfuse.atc.environment import Toolchain, child_environment, find_toolchain
 from omfuse.atc.form.make import AtcForm
 from omfuse.atc.job import CompileResult, Job, Progress
 from omfuse.atc.om.summary import describe_om
@@ -23,7 +25,13 @@ from omfuse.atc.options.fields import AtcOptions, command_text
 from omfuse.atc.prepare import Prepared, check_rules, final_options, form_of, prepare
 from omfuse.atc.process import reset_stop, stop_all, termination_is_interrupt
 from omfuse.atc.shapes.shape_plan import ShapePlan
-from omfuse.errors import NotAvailableError, OmfuseError, UsageError
+from omfuse.errors import NotAvailableError, OmfuseError, OutputError
+
+# Families of codes that speak of one operator: compile, tiling, shapes, parameters.
+_OPERATOR_CODES = tuple(
+    f"atc-{code}"
+    for code in ("e14001", "e20001", "e22001", "e4002", "e5", "e6", "e8", "e9", "eb", "ez")
+)
 
 
 def compile(  # noqa: A001
@@ -107,36 +115,58 @@ def run_jobs(
 
 def run_job(job: Job, progress: Progress | None = None) -> CompileResult:
     """Run one compile; see :func:`compile` for the errors."""
+    try:
+        return _run_job(job, progress)
+    except OSError as error:
+        raise OutputError(
+            "no-work-space",
+            f"cannot write the working files of the compile: {error.strerror}",
+            where=str(error.filename) if error.filename else None,
+            hint="free space there, or name another folder with --log-dir",
+        ) from error
+
+
+def _run_job(job: Job, progress: Progress | None) -> CompileResult:
     hear, begin = progress or Progress(), time.monotonic()
     hear.stage(job, "checking")
     ready = prepare(job)
     folder = runfolder.make_run_folder(job.model.stem, job.log_dir)
-    toolchain = _toolchain(job, folder)
-    _check_target(job, ready, toolchain)
-    env = child_environment(toolchain, _environment(job), folder, job.op_paths)
-    packages = op_package.identify_packages(toolchain, env)
-    key = None
-    if job.use_cache and not job.dry_run:
-        cache.cache_limit()
-        key = content_key(ready, toolchain, packages)
-        hit = cache.look_up(key)
-        if hit is not None:
-            return from_cache(ready, toolchain, hit, begin, folder)
-    hear.stage(job, "preparing the model")
-    form = form_of(ready)
-    options = final_options(ready, form, folder)
-    check_rules(ready, options, toolchain)
-    command = command_text(str(toolchain.atc), options.to_argv(), _op_env(env))
+    with contextlib.ExitStack() as tidy:
+        # Until ATC has something to say there, the folder is of no use to anybody.
+        tidy.callback(shutil.rmtree, folder, ignore_errors=True)
+        toolchain = _toolchain(job, folder)
+        preflight.check_target(ready, toolchain)
+        env = child_environment(toolchain, _environment(job), folder, job.op_paths)
+        packages = op_package.identify_packages(toolchain, env)
+        key = None
+        if job.use_cache and not job.dry_run:
+            cache.cache_limit()
+            key = content_key(ready, toolchain, packages)
+            hit = cache.look_up(key)
+            if hit is not None:
+                return from_cache(ready, toolchain, hit, begin)
+        hear.stage(job, "preparing the model")
+        form = form_of(ready)
+        if form.attention and job.attention == "custom":
+            preflight.check_operator(ready, form, toolchain, env)
+        options = final_options(ready, form, folder)
+        check_rules(ready, options, toolchain, form)
+        command = command_text(str(toolchain.atc), options.to_argv(), _shown(env))
+        tidy.pop_all()
     notes = [*ready.notes, *form.notes]
     warnings = [*ready.warnings, *form.warnings]
-    if form.attention and job.attention == "custom" and toolchain.device == "ascend":
-        _check_package(ready, form, toolchain, env)
     if job.dry_run:
         result = _result(ready, toolchain, command, form, notes, warnings, begin)
         result.run_folder = folder
         return result
+    warnings += preflight.python_warnings(toolchain, env)
     hear.stage(job, "ATC")
-    run = _run(ready, toolchain, options, folder, env, form, hear)
+    try:
+        run = _run(ready, toolchain, options, folder, env, form, hear)
+    except AtcError as error:
+        preflight.explain_operator(error, ready, form, toolchain, env)
+        error.warnings = list(dict.fromkeys(warnings))
+        raise
     warnings += [f"{m.code}: {m.text}" for m in run.messages if m.warning]
     if toolchain.device == "ascend" and run.info.get("simulated"):
         warnings.append(f"{toolchain.atc} is the simulated ATC: this .om runs on no chip")
@@ -156,22 +186,7 @@ def _toolchain(job: Job, folder: Path) -> Toolchain:
     except NotAvailableError:
         if job.dry_run and job.device == "ascend":
             return Toolchain("ascend", Path("atc"), None)
-        runfolder.drop_bulk(folder)
-        folder.rmdir()
         raise
-
-
-def _check_target(job: Job, ready: Prepared, toolchain: Toolchain) -> None:
-    known = platform_names(toolchain)
-    if job.checked and known and ready.soc.name not in known:
-        near = sorted(n for n in known if n.startswith(ready.soc.family)) or sorted(known)
-        raise UsageError(
-            "soc-not-installed",
-            f"this CANN has no platform file for {ready.soc.name} (ATC E20101)",
-            where=str(toolchain.home),
-            hint=f"it knows {', '.join(near[:8])}; from CANN 8.5 the ops package of the chip is "
-            "installed separately",
-        )
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -181,27 +196,12 @@ def _environment(job: Job) -> dict[str, str]:
     return env
 
 
-def _op_env(env: Mapping[str, str]) -> dict[str, str]:
-    name = "ASCEND_CUSTOM_OPP_PATH"
-    return {name: env[name]} if env.get(name) else {}
-
-
-def _check_package(
-    ready: Prepared, form: AtcForm, toolchain: Toolchain, env: Mapping[str, str]
-) -> None:
-    check = op_package.check_flash_attention(toolchain, env, ready.soc, form.opset)
-    if check.ok or not ready.job.checked:
-        return
-    if ready.job.dry_run or toolchain.home is None:
-        ready.warnings += [f"{what}; {fix}" for what, fix in check.problems]
-        return
-    what = "; ".join(text for text, _ in check.problems)
-    raise NotAvailableError(
-        "op-not-installed",
-        f"FlashAttention is not ready for {ready.soc.name}: {what}",
-        where=str(check.package.root) if check.package else None,
-        hint="; ".join(dict.fromkeys(fix for _, fix in check.problems)),
-    )
+def _shown(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without which the printed command would do something else."""
+    shown = {"ASCEND_CUSTOM_OPP_PATH": env.get("ASCEND_CUSTOM_OPP_PATH", "")}
+    if not os.environ.get("ASCEND_OPP_PATH"):
+        shown["ASCEND_OPP_PATH"] = env.get("ASCEND_OPP_PATH", "")
+    return {name: text for name, text in shown.items() if text}
 
 
 def _run(
@@ -232,7 +232,7 @@ def _run(
 
 def _add_gear_advice(error: AtcError, plan: ShapePlan) -> None:
     """Name the static shapes to try when an operator failed and gears may be the reason."""
-    if not plan.gears or error.code not in ("atc-e20001", "atc-e40021", "atc-e14001"):
+    if not plan.gears or not error.code.startswith(_OPERATOR_CODES):
         return
     lines = [
         " ".join(f"--shape '{n}={','.join(map(str, s))}'" for n, s in gear.items() if s)

@@ -7,6 +7,7 @@ whose tables it overlays key by key.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,8 +41,12 @@ _TRAPS = {
     "ascend310b": "310B is a family: npu-smi shows the part, 310B1 to 310B4",
     "ascend910": "910 is a family: the first generation is Ascend910A, ProA, PremiumA, B or ProB",
     "ascend910_93": "A3 parts are named by chip and NPU name, such as Ascend910_9392",
-    "ascend950": "950 parts are named by chip and NPU name, such as Ascend950PR_9599",
+    "ascend910c": "910C is how A3 boards are called: their parts are Ascend910_9391 and alike",
 }
+# Parts of CANN that omfuse has no numbers for; their near names would mislead.
+_OTHER_PARTS = re.compile(
+    r"ascend(310|350_\w+|031|035[ab]?|610(lite)?|950\w*|910_55\w+|910_95|910_9363)\Z", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,14 @@ def load_soc(name: str) -> SocConfig:
 
 
 def _unknown_soc(name: str, wanted: str) -> UsageError:
+    if _OTHER_PARTS.match(wanted):
+        return UsageError(
+            "unknown-soc",
+            f"omfuse has no configuration for {name}",
+            where="--soc",
+            hint="CANN may know it, but neither its numbers nor the kernel were made for it; "
+            "omfuse compiles for 310P, 310B, 910, 910B and 910_93",
+        )
     trap = _TRAPS.get(wanted.lower())
     names = soc_names()
     starts = [n for n in names if n.lower().startswith(wanted.lower())]

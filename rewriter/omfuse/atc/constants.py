@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,33 @@ class Constants:
             return np.array(int(np.prod(dims, dtype=np.int64)), np.int64)
         start, end = int_attribute(node, "start", 0), int_attribute(node, "end", len(dims))
         return np.array(dims[start:end], np.int64)
+
+
+def stored_bytes(tensor: onnx.TensorProto, folder: Path) -> bytes:
+    """Read the external data of a tensor; also through links, which onnx itself refuses.
+
+    Raises:
+        OSError: when the file is not there.
+        ValueError: when it is too short.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    with (folder / entries.get("location", "")).open("rb") as stream:
+        stream.seek(int(entries.get("offset", 0)))
+        length = int(entries.get("length", 0))
+        data: bytes = stream.read(length) if length else stream.read()
+    if len(data) < length:
+        raise ValueError(f"the external data of {tensor.name} ends early")
+    return data
+
+
+def embedded(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
+    """Return a copy of a tensor that holds its external data; see :func:`stored_bytes`."""
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    copy.raw_data = stored_bytes(tensor, folder)
+    copy.data_location = onnx.TensorProto.DEFAULT
+    del copy.external_data[:]
+    return copy
 
 
 def _constant_value(node: onnx.NodeProto) -> Array | None:

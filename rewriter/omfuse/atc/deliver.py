@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from omfuse.atc.environment import Toolchain
 from omfuse.atc.job import CompileResult
 from omfuse.atc.options.fields import AtcOptions
 from omfuse.atc.prepare import Prepared
+from omfuse.errors import OutputError
 
 
 def content_key(
@@ -32,9 +32,9 @@ def content_key(
         state = toolchain.atc.stat()
         tool = f"{toolchain.atc}:{state.st_size}:{state.st_mtime_ns}"
     files = {
-        name: cache.file_digest(Path(text))
+        name: cache.file_digest(Path(text).expanduser())
         for name, text in ready.options.values().items()
-        if Path(text).is_file()
+        if Path(text).expanduser().is_file()
     }
     return cache.make_key(
         {
@@ -88,24 +88,27 @@ def deliver(
         "extra": [p.name for p in run.extra_files],
         "packages": list(packages),
     }
-    for path in run.extra_files:
-        runfolder.place_any(path, output.parent / path.name)
-    runfolder.place(run.om, output)
     if key is not None:
         cache.store(key, run.om, run.extra_files, record)
+    try:
+        for path in run.extra_files:
+            runfolder.place_any(path, output.parent / path.name)
+        runfolder.place(run.om, output)
+    except OutputError as error:
+        error.hint = f"{error.hint}; the compiled file is kept as {run.om}"
+        raise
     result.output = output
     result.manifest = write_manifest(ready, toolchain, result, record)
 
 
 def from_cache(
-    ready: Prepared, toolchain: Toolchain, hit: cache.Hit, begin: float, folder: Path
+    ready: Prepared, toolchain: Toolchain, hit: cache.Hit, begin: float
 ) -> CompileResult:
-    """Finish a job from a cached compile; the unused run folder goes away."""
+    """Finish a job from a cached compile."""
     old, job = hit.record["result"], ready.job
     for path in hit.extra:
         runfolder.place_any(path, job.output.parent / path.name)
     runfolder.place(hit.om, job.output)
-    shutil.rmtree(folder, ignore_errors=True)
     result = CompileResult(
         job.output,
         ready.soc.name,
@@ -154,13 +157,10 @@ def write_manifest(
         "notes": result.notes,
         "warnings": result.warnings,
     }
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-    ) as sink:
-        json.dump(document, sink, indent=1, default=str)
-        sink.write("\n")
-    Path(sink.name).chmod(0o644)
-    Path(sink.name).replace(path)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "manifest.json"
+        made.write_text(json.dumps(document, indent=1, default=str) + "\n", "utf-8")
+        runfolder.place(made, path)
     return path
 
 

@@ -37,6 +37,7 @@ class AtcError(ToolchainError):
         messages: everything it said, in order.
         unsupported: operators without a parser.
         folder: the run folder with its log.
+        warnings: what was found before ATC started; one of them may be the reason.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class AtcError(ToolchainError):
     ) -> None:
         super().__init__(code, message, where, hint)
         self.messages, self.unsupported, self.folder = list(messages), list(unsupported), folder
+        self.warnings: list[str] = []
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form with ATC's own messages."""
@@ -60,6 +62,7 @@ class AtcError(ToolchainError):
             "atc": [m.as_dict() for m in self.messages],
             "unsupported": [u.as_dict() for u in self.unsupported],
             "log": str(self.folder / LOG_NAME),
+            "warnings": self.warnings,
         }
 
 
@@ -107,7 +110,8 @@ def run_atc(
     said = atc_messages.parse_messages(outcome.output)
     succeeded = outcome.code == 0 and atc_messages.SUCCESS_LINE in outcome.output
     if outcome.timed_out or not succeeded:
-        raise _failure(outcome, said, folder, opset)
+        report = folder / (options.check_report or "check_result.json")
+        raise _failure(outcome, said, folder, read_check_result(report, opset), opset)
     om = _find_om(Path(str(options.output)))
     if om is None:
         raise AtcError(
@@ -151,7 +155,13 @@ def _extras(om: Path) -> list[Path]:
     return [*combined, *([weights] if weights.is_dir() else [])]
 
 
-def _failure(outcome: Outcome, said: list[AtcMessage], folder: Path, opset: int | None) -> AtcError:
+def _failure(
+    outcome: Outcome,
+    said: list[AtcMessage],
+    folder: Path,
+    unsupported: Sequence[Unsupported],
+    opset: int | None,
+) -> AtcError:
     log = folder / LOG_NAME
     if outcome.timed_out:
         return AtcError(
@@ -165,7 +175,7 @@ def _failure(outcome: Outcome, said: list[AtcMessage], folder: Path, opset: int 
     head = atc_messages.headline(said)
     trouble = atc_messages.parser_trouble(outcome.output)
     if head is not None and not (head.inner and trouble):
-        return _by_code(head, said, folder, opset)
+        return _by_code(head, said, folder, unsupported, opset)
     if trouble is not None:
         what, fix = trouble
         return AtcError("atc-arguments", what, folder, where=str(log), hint=fix, messages=said)
@@ -196,9 +206,14 @@ def _failure(outcome: Outcome, said: list[AtcMessage], folder: Path, opset: int 
     )
 
 
-def _by_code(head: AtcMessage, said: list[AtcMessage], folder: Path, opset: int | None) -> AtcError:
+def _by_code(
+    head: AtcMessage,
+    said: list[AtcMessage],
+    folder: Path,
+    unsupported: Sequence[Unsupported],
+    opset: int | None,
+) -> AtcError:
     advice = atc_messages.advise(head.code, head.subject)
-    unsupported = read_check_result(folder / "check_result.json", opset)
     if not unsupported and "unsupported" in advice.flags:
         groups: dict[str, list[str]] = {}
         for message in said:
@@ -212,6 +227,8 @@ def _by_code(head: AtcMessage, said: list[AtcMessage], folder: Path, opset: int 
     text = f"{advice.title} (ATC {head.code})"
     if head.text:
         text += f": {head.text}"
+    if head.detail:
+        text += f" {head.detail}"
     return AtcError(
         f"atc-{head.code.lower()}",
         text,

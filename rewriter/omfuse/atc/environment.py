@@ -29,6 +29,7 @@ USUAL_HOMES = (
     "~/Ascend/cann",
     "~/Ascend/latest",
 )
+_HOME_VARIABLES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
 HOW_TO_GET = (
     "install the CANN toolkit 8.x or 9.x of your chip (hiascend.com, or its container image) and "
     "source its set_env.sh, or name its folder with --cann; "
@@ -107,11 +108,20 @@ def find_toolchain(device: str, cann: Path | None = None, work: Path | None = No
         found = _at(candidate)
         if found is not None:
             return found
-    raise NotAvailableError("no-cann", "ATC is not installed on this machine", hint=HOW_TO_GET)
+    raise NotAvailableError(
+        "no-cann", f"ATC is not installed on this machine{_misled()}", hint=HOW_TO_GET
+    )
+
+
+def _misled() -> str:
+    """Name the variables that point to a folder without ATC."""
+    given = [name for name in _HOME_VARIABLES if os.environ.get(name)]
+    words = [f"{name}={os.environ[name]} holds no bin/atc" for name in given]
+    return f"; {', '.join(words)}" if words else ""
 
 
 def _candidates() -> Iterator[Path]:
-    for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
+    for name in _HOME_VARIABLES:
         if os.environ.get(name):
             yield Path(os.environ[name]).absolute()
     on_path = shutil.which("atc")

@@ -33,6 +33,7 @@ _HEAD = re.compile(
 _INNER_LINE = re.compile(r"^(?P<code>[EW][0-9A-Z][0-9A-F]{4})\s+(?P<text>.*)$")
 _OPTYPE = re.compile(r"optype:? ?\[?(?P<type>[\w.]+(?:::\d+)?::[\w.]+|[A-Za-z]\w*)\]?", re.I)
 _OPERATOR = re.compile(r"\bop(?:erator)?:? ?\[(?P<op>[^\],]+)|Op: ?(?P<op2>[^,\s\[\]]+)", re.I)
+_PLACE = re.compile(r"\[(?:FUNC|FILE|LINE):[^\]]*\]")
 _BRACKET = re.compile(r"\[--?(?P<flag>\w+)\]|[Pp]arameter \[?-*(?P<parameter>[a-z]\w+)")
 
 
@@ -60,6 +61,12 @@ class AtcMessage:
     def inner(self) -> bool:
         """Whether it is an inner error of a component."""
         return self.code.endswith(("9999", "8888"))
+
+    @property
+    def detail(self) -> str:
+        """What an inner error says in its first line, without the place in ATC's source."""
+        lines = [_PLACE.sub("", line).strip() for line in self.trace] if self.inner else []
+        return next((line for line in lines if line), "")
 
     @property
     def warning(self) -> bool:
@@ -222,6 +229,12 @@ _PARSER_LINES = (
         "a value with a space or `;` was not quoted",
     ),
     (
+        re.compile(r"error while loading shared libraries: (?P<x>[^:\s]+)"),
+        "ATC does not start: it finds no {x}",
+        "source CANN's set_env.sh; a host without NPU needs its driver stubs, <arch>-linux/devlib "
+        "of the toolkit, in LD_LIBRARY_PATH",
+    ),
+    (
         re.compile(
             r"ERROR: input argument value is empty or command line format is invalid(?P<x>)"
         ),
@@ -232,7 +245,7 @@ _PARSER_LINES = (
 
 
 def parser_trouble(output: str) -> tuple[str, str] | None:
-    """Return (what, fix) for trouble in ATC's command line reader, which prints no code."""
+    """Return (what, fix) for trouble of the loader or ATC's command line reader, without codes."""
     for pattern, what, fix in _PARSER_LINES:
         match = pattern.search(output)
         if match:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _check_plugin(
                 "--opset 17, or rebuild the package",
             )
         )
-    missing = _missing_libraries(holders[0], env)
+    missing = missing_libraries(holders[0], env)
     if missing:
         check.problems.append(
             (
@@ -135,7 +135,8 @@ def _check_plugin(
         )
 
 
-def _missing_libraries(path: Path, env: Mapping[str, str]) -> list[str]:
+def missing_libraries(path: Path, env: Mapping[str, str]) -> list[str]:
+    """Return the shared libraries that a library needs and the loader does not find."""
     ldd = shutil.which("ldd")
     if ldd is None:
         return []
@@ -179,17 +180,26 @@ def version_in_range(version: str, ranges: str) -> bool:
     return True
 
 
-def _check_files(check: PackageCheck, package: OpPackage, soc: SocConfig) -> None:
-    if not list((package.root / "op_proto").rglob("*.so")):
-        check.problems.append(
-            ("the package has no op_proto library (ATC E10501)", "rebuild the package")
-        )
+def describes(packages: Sequence[OpPackage], soc: SocConfig) -> bool:
+    """Tell whether some package has a description of the operator for a chip."""
+    return any(OP_TYPE in name for package in packages for name in _described(package, soc))
+
+
+def _described(package: OpPackage, soc: SocConfig) -> dict[str, Any]:
     config = package.root / "op_impl/ai_core/tbe/config" / soc.short
     described: dict[str, Any] = {}
     for path in sorted(config.glob("aic-*-ops-info.json")):
         document = read_json(path)
         described.update(document if isinstance(document, dict) else {})
-    if not any(OP_TYPE in name for name in described):
+    return described
+
+
+def _check_files(check: PackageCheck, package: OpPackage, soc: SocConfig) -> None:
+    if not list((package.root / "op_proto").rglob("*.so")):
+        check.problems.append(
+            ("the package has no op_proto library (ATC E10501)", "rebuild the package")
+        )
+    if not describes([package], soc):
         check.problems.append(
             (
                 f"the package does not describe {OP_TYPE} for {soc.short} (ATC EZ3003)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,16 @@ from omfuse.atc.form.make import AtcForm, FormOptions, make_form
 from omfuse.atc.form.save import save_form
 from omfuse.atc.job import Job
 from omfuse.atc.options import rules as atc_rules
-from omfuse.atc.options.fields import AtcOptions, apply_settings
+from omfuse.atc.options.fields import FIELD_NAMES, AtcOptions, apply_settings
+from omfuse.atc.options.flags import FLAGS
+from omfuse.atc.options.io_rules import PLAIN_PATH
 from omfuse.atc.options.problem import OptionsError, RuleContext
 from omfuse.atc.shapes.plan import plan_shapes
 from omfuse.atc.shapes.shape_plan import ShapePlan
 from omfuse.errors import ModelError, UsageError
+from omfuse.graph.model_io import check_external
+
+_NAME_MAX = 255  # bytes of a file name
 
 
 @dataclass
@@ -76,12 +83,17 @@ def load_model(path: Path) -> onnx.ModelProto:
     """Load a model without its external data.
 
     Raises:
-        ModelError: ``no-model`` or ``not-onnx``.
+        ModelError: ``no-model``, ``not-onnx``, ``external-data-missing`` and alike.
     """
     if not path.is_file():
-        raise ModelError("no-model", "no such file", where=str(path))
+        raise ModelError("no-model", "no such file", where=str(path), hint="correct the path")
     if path.suffix.lower() == ".om":
-        raise ModelError("not-onnx", "this is a compiled .om already", where=str(path))
+        raise ModelError(
+            "not-onnx",
+            "this is a compiled .om already",
+            where=str(path),
+            hint="`omfuse inspect` shows it, `omfuse run` runs it; compile takes the .onnx",
+        )
     with path.open("rb") as stream:
         if stream.read(40).startswith(b"version https://git-lfs"):
             raise ModelError(
@@ -94,10 +106,19 @@ def load_model(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
         raise ModelError(
-            "not-onnx", f"not an ONNX model: {type(error).__name__}", where=str(path)
+            "not-onnx",
+            f"truncated or not an ONNX model: {type(error).__name__}",
+            where=str(path),
+            hint="export it again, or copy it again in binary mode",
         ) from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ModelError("not-onnx", "the file holds no graph (ATC E16004)", where=str(path))
+        raise ModelError(
+            "not-onnx",
+            "the file holds no graph (ATC E16004)",
+            where=str(path),
+            hint="export it again",
+        )
+    check_external(model, path.parent, str(path))
     return model
 
 
@@ -119,14 +140,31 @@ def graph_inputs(model: onnx.ModelProto) -> dict[str, list[int | str | None]]:
 
 
 def _check_output(job: Job) -> None:
+    manifest = f"{job.output.stem}.manifest.json"
+    if max(len(os.fsencode(name)) for name in (job.output.name, manifest)) > _NAME_MAX:
+        raise UsageError(
+            "bad-output",
+            "the name is too long (ATC E10021)",
+            where=f"{str(job.output)[:80]}...",
+            hint="choose a shorter -o",
+        )
     if job.output.suffix.lower() != ".om":
         raise UsageError(
             "bad-output", f"{job.output.name} does not end with .om", where="-o", hint="-o model.om"
         )
     if job.output.is_dir():
-        raise UsageError("bad-output", "the output is a folder", where=str(job.output))
+        raise UsageError(
+            "bad-output", "the output is a folder", where=str(job.output), hint="name a file"
+        )
     if job.output.resolve() == job.model.resolve():
-        raise UsageError("bad-output", "output and model are the same file", where=str(job.output))
+        raise UsageError(
+            "bad-output",
+            "output and model are the same file",
+            where=str(job.output),
+            hint="-o model.om",
+        )
+    if not job.dry_run:
+        runfolder.check_writable(job.output)
 
 
 def form_of(ready: Prepared) -> AtcForm:
@@ -169,12 +207,28 @@ def final_options(ready: Prepared, form: AtcForm, folder: Path) -> AtcOptions:
         ready.notes += preset.reasons
     flags = {k: v for k, v in flags.items() if getattr(chosen, k) is None}
     shapes = {k: v for k, v in ready.plan.flags.items() if getattr(chosen, k) is None}
-    options = apply_settings(chosen, {**flags, **shapes}.items())
+    options = apply_settings(_settled(chosen, folder), {**flags, **shapes}.items())
     stem = runfolder.make_plain(ready.job.output.stem)
     return options.replace(model=path, output=folder / "out" / stem)
 
 
-def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain) -> None:
+def _settled(options: AtcOptions, folder: Path) -> AtcOptions:
+    """Make paths absolute, since ATC runs elsewhere; files with odd paths are copied along."""
+    changes: dict[str, Path] = {}
+    for name in FIELD_NAMES:
+        value = getattr(options, name)
+        if not isinstance(value, Path) or not str(value):
+            continue
+        changes[name] = value.expanduser().absolute()
+        odd = not PLAIN_PATH.match(str(changes[name].resolve()))
+        if odd and FLAGS[name].is_path and changes[name].is_file():
+            copy = folder / runfolder.make_plain(f"{name}{value.suffix}")
+            shutil.copyfile(changes[name], copy)
+            changes[name] = copy
+    return options.replace(**changes)
+
+
+def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain, form: AtcForm) -> None:
     """Check every rule of ATC; warnings go to the job's list.
 
     Raises:
@@ -184,7 +238,10 @@ def check_rules(ready: Prepared, options: AtcOptions, toolchain: Toolchain) -> N
         name: [d if isinstance(d, int) else "?" for d in dims]
         for name, dims in graph_inputs(ready.model).items()
     }
-    context = RuleContext(ready.soc, toolchain.major, inputs)
+    graph = form.model.graph
+    nodes = {node.name: len(node.output) for node in graph.node}
+    tensors = frozenset(name for node in graph.node for name in node.output)
+    context = RuleContext(ready.soc, toolchain.major, inputs, nodes, tensors)
     found = atc_rules.check(options, context)
     errors = [rule for rule in found if rule.severity == "error"]
     if errors and ready.job.checked:

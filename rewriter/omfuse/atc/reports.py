@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _KEY = re.compile(r"(?P<domain>[\w.\-]+)::(?P<version>\d+)::(?P<type>\w+)\Z")
+_OLDEST_OPSET = 8
 _DEPTH = 6  # of the lists in fusion_result.json, more than any release writes
 _ATTENTION_PASS = re.compile(r"attention|softmax", re.I)
 
@@ -93,6 +94,11 @@ def _opset_advice(domain: str, op_type: str, version: int | None) -> str:
         return "ATC has no adapter for it; unroll it, or export with fixed lengths"
     if not defs.has(op_type):
         return "not an ONNX operator; it needs a plug-in of its own"
+    if version is not None and version < _OLDEST_OPSET:
+        return (
+            f"shipped plug-ins begin at opset {_OLDEST_OPSET}; export with 11, 13 or 17, or raise "
+            "the model with onnx.version_converter"
+        )
     since = sorted(
         {s.since_version for s in defs.get_all_schemas_with_history() if s.name == op_type}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from omfuse.atc.options.io_rules import PLAIN_PATH
 from omfuse.errors import OutputError
 
 _KEEP_RUNS = 20
+_PARTIAL = ".omfuse-part-"  # short: a name of the full length must still fit
 _BULK = ("kernel_meta", "weight", "out", "opp")
 
 
@@ -78,6 +80,35 @@ def make_plain(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem) or "model"
 
 
+def check_writable(target: Path) -> None:
+    """Try whether a file can be made at ``target``, before hours of compiling; leaves nothing.
+
+    Raises:
+        OutputError: ``cannot-write``.
+    """
+    missing = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=target.parent)
+        os.close(handle)
+        Path(name).unlink()
+    except OSError as error:
+        raise _unwritable(error, target) from None
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _unwritable(error: OSError, target: Path) -> OutputError:
+    return OutputError(
+        "cannot-write",
+        f"cannot write the file: {error.strerror}",
+        where=str(target),
+        hint="free space there, or choose another -o",
+    )
+
+
 def place(source: Path, target: Path) -> None:
     """Put a file at its final name in one step: copy beside it, then rename.
 
@@ -86,7 +117,7 @@ def place(source: Path, target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=target.parent)
         os.close(handle)
         try:
             shutil.copyfile(source, name)
@@ -97,9 +128,7 @@ def place(source: Path, target: Path) -> None:
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(
-            "cannot-write", f"cannot write the file: {error.strerror}", where=str(target)
-        ) from None
+        raise _unwritable(error, target) from None
 
 
 def place_any(source: Path, target: Path) -> None:

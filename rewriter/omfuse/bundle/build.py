@@ -182,7 +182,7 @@ def _target(job: Job, folder: Path) -> tuple[dict[str, Any], int, dict[str, tupl
     ready = prepare(replace(job, output=place / f"{job.model.stem}.om"))
     form = form_of(ready)
     options = final_options(ready, form, place)
-    check_rules(ready, options, Toolchain("ascend", Path("atc"), None))
+    check_rules(ready, options, Toolchain("ascend", Path("atc"), None), form)
     (place / "out").rmdir()
     words = [word.replace(str(place), _PLACE) for word in options.to_argv()]
     with tempfile.TemporaryDirectory() as scratch:

@@ -115,7 +115,7 @@ def command(
         "dry_run": dry_run,
     }
     try:
-        results = _compile(model, output, given, fixed, variant or [], like, config, jobs)
+        asked, results = _compile(model, output, given, fixed, variant or [], like, config, jobs)
     except OmfuseError as error:
         if json:
             empty = {"schema": _SCHEMA, "model": str(model), "results": [], "failed": 1}
@@ -123,17 +123,18 @@ def command(
         raise
     failures = [r for r in results if isinstance(r, OmfuseError)]
     if json:
-        listed = [
-            {"error": r.as_dict()} if isinstance(r, OmfuseError) else r.as_dict() for r in results
-        ]
+        listed = [_entry(job, result) for job, result in zip(asked, results, strict=True)]
         document: dict[str, Any] = {"schema": _SCHEMA, "model": str(model)}
         document |= {"results": listed, "failed": len(failures)}
         if len(results) == 1:
-            document |= listed[0]
+            document |= {k: v for k, v in listed[0].items() if k not in ("target", "shape")}
         console.print_json(document)
-    for result in results:
+    for job, result in zip(asked, results, strict=True):
         if isinstance(result, OmfuseError):
+            for warning in getattr(result, "warnings", ()):
+                console.print_line(f"warning: {warning}")
             if len(results) > 1:
+                console.print_line(f"{job.output} for {job.soc} failed:")
                 console.print_error(result)
         elif not json:
             _show(result)
@@ -152,7 +153,7 @@ def _compile(
     like: str | None,
     config: Path | None,
     workers: int,
-) -> list[CompileResult | OmfuseError]:
+) -> tuple[list[Job], list[CompileResult | OmfuseError]]:
     from omfuse.atc.compile import run_jobs
     from omfuse.atc.layers import make_jobs
 
@@ -161,7 +162,15 @@ def _compile(
         share = max(1, (os.cpu_count() or 1) // workers)
         jobs = [replace(job, parallel=share) for job in jobs]
     with _progress(len(jobs)) as progress:
-        return run_jobs(jobs, workers, progress)
+        return jobs, run_jobs(jobs, workers, progress)
+
+
+def _entry(job: Job, result: CompileResult | OmfuseError) -> dict[str, Any]:
+    """Return the JSON form of one compile; a failed one says which it was."""
+    if not isinstance(result, OmfuseError):
+        return result.as_dict()
+    target = {"target": str(job.output), "soc": job.soc, "shape": list(job.shape)}
+    return {**target, "error": result.as_dict()}
 
 
 @contextmanager

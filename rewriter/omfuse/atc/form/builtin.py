@@ -35,7 +35,7 @@ def to_builtin(model: onnx.ModelProto, choice: str, soc: SocConfig) -> None:
         UsageError: ``attention-limit`` with one line for each node outside the limits.
     """
     shapes, dtypes = settled_shapes(model), known_dtypes(model)
-    refused: list[str] = []
+    refused: dict[str, list[str]] = {}
     for graph in all_graphs(model.graph):
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
@@ -45,19 +45,32 @@ def to_builtin(model: onnx.ModelProto, choice: str, soc: SocConfig) -> None:
             case = _case(node, shapes, dtypes)
             why = _limits(case, choice, soc)
             if why:
-                refused += [f"{node.name or node.output[0]}: {text}" for text in why]
+                refused.setdefault("; ".join(why), []).append(node.name or node.output[0])
             else:
                 nodes += BuiltinWriter(case, choice, soc).write()
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
         del graph.node[:]
         graph.node.extend(copies)
     if refused:
-        raise UsageError(
-            "attention-limit",
-            f"--attention {choice} does not fit {len(refused)} times; {'; '.join(refused[:6])}",
-            where=soc.name,
-            hint="use --attention custom, which implements the whole contract",
-        )
+        raise _refusal(refused, choice, soc)
+
+
+def _refusal(refused: Mapping[str, Sequence[str]], choice: str, soc: SocConfig) -> UsageError:
+    """Group the nodes outside the limits by what they break."""
+    listed = [
+        f"{why}: {', '.join(nodes[:3])}" + (f" and {len(nodes) - 3} more" if nodes[3:] else "")
+        for why, nodes in refused.items()
+    ]
+    count = sum(map(len, refused.values()))
+    hint = "use --attention custom, which implements the whole contract"
+    if not soc.attention["custom"]:
+        hint = f"{soc.name} has no fused attention: compile the model without fusing"
+    return UsageError(
+        "attention-limit",
+        f"--attention {choice} does not fit {count} nodes\n  " + "\n  ".join(listed[:8]),
+        where=soc.name,
+        hint=hint,
+    )
 
 
 def _case(

@@ -70,7 +70,7 @@ def make_form(
         folder: folder of the external data.
 
     Raises:
-        ModelError: ``no-input``, ``foreign-domain``.
+        ModelError: ``no-input``, ``foreign-domain``, ``unsupported-dtype``.
         UsageError: ``attention-limit``, ``opset-not-lowered``, ``unknown-attention``.
     """
     if options.attention not in fused.CHOICES:
@@ -86,6 +86,7 @@ def make_form(
     work = _inline(work, notes)
     names.drop_initializer_inputs(work)
     _check_interface(work)
+    _check_dtypes(work)
     _set_shapes(work, options.shapes)
     work = _infer(work, notes)
     work = _lower(work, options, notes)
@@ -115,7 +116,10 @@ def make_form(
     for graph in all_graphs(work.graph):
         del graph.value_info[:]
     attention = fused.attention_nodes(work, options.attention)
-    return AtcForm(work, model_opset(work), attention, notes, _warnings(work))
+    warnings = _warnings(work)
+    if attention and options.attention != "custom" and "warning" in soc.attention:
+        warnings.append(str(soc.attention["warning"]))
+    return AtcForm(work, model_opset(work), attention, notes, warnings)
 
 
 def _inline(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
@@ -133,6 +137,18 @@ def _check_interface(model: onnx.ModelProto) -> None:
                 f"no-{what}",
                 f"the model has no {what} (ATC E16001)",
                 hint=f"export it with at least one real {what}",
+            )
+
+
+def _check_dtypes(model: onnx.ModelProto) -> None:
+    for info in (*model.graph.input, *model.graph.output):
+        dtype = info.type.tensor_type.elem_type
+        if dtype in _ODD_TYPES:
+            raise ModelError(
+                "unsupported-dtype",
+                f"ATC's parser does not read {onnx.TensorProto.DataType.Name(dtype)} (ATC E19999)",
+                where=info.name,
+                hint="cast it inside the model, and take or give another dtype",
             )
 
 
@@ -179,6 +195,8 @@ def _lower(model: onnx.ModelProto, options: FormOptions, notes: list[str]) -> on
             where="--opset",
             hint="leave --opset out to take the lowest possible",
         )
+    if options.opset and options.opset > report.source:
+        notes.append(f"the model is of opset {report.source}; --opset only lowers")
     if report.blocked:
         notes.append(f"not lower because of {'; '.join(report.blocked[:3])}")
     return lowered

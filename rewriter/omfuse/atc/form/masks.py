@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from omfuse.atc.constants import all_graphs
+from omfuse.atc.constants import all_graphs, embedded
 from omfuse.fuse.contract import OP_TYPE
 
 DEFAULT_FILL = -10000.0
@@ -102,7 +102,7 @@ def _read(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray | None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         if folder is None or int(np.prod(tensor.dims, dtype=np.int64)) * 8 > _MAX_BYTES:
             return None
-        return numpy_helper.to_array(tensor, str(folder))
+        return numpy_helper.to_array(embedded(tensor, folder))
     return numpy_helper.to_array(tensor)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper
 
-from omfuse.atc.constants import all_graphs
+from omfuse.atc.constants import all_graphs, embedded
 from omfuse.errors import ModelError
 
 # ATC refuses files of 2^31 - 1 bytes and more (E13015); protobuf itself stops there as well.
@@ -70,9 +70,7 @@ def _embed_inner(model: onnx.ModelProto, source: Path | None) -> None:
         tensors += [a.t for n in graph.node for a in n.attribute if a.HasField("t")]
         for tensor in tensors:
             if tensor.data_location == onnx.TensorProto.EXTERNAL and source is not None:
-                external_data_helper.load_external_data_for_tensor(tensor, str(source))
-                tensor.data_location = onnx.TensorProto.DEFAULT
-                del tensor.external_data[:]
+                tensor.CopyFrom(embedded(tensor, source))
 
 
 def _bring(source: Path | None, location: str, target: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omfuse.atc.options.flags import DRIVER_FLAGS, FLAGS, TRUE_FALSE
+from omfuse.atc.options.problem import is_whole
 from omfuse.errors import UsageError
 
 _FRAMEWORK_ONNX = "5"
@@ -151,11 +152,14 @@ def flag_value(name: str, text: str) -> Any:
     word = text.lower() if kind.startswith("bool") else text
     if kind.startswith("bool"):
         word = _bool_word(word, allowed)
+    # ATC reads the kind of a value before it looks into the set.
+    wrong_kind = flag.kind == "bool" or (flag.kind == "int" and not is_whole(word))
     if allowed and word not in allowed:
         near = difflib.get_close_matches(text, allowed, n=1)
+        code = "E10003" if wrong_kind else flag.bad_value
         raise UsageError(
             "atc-flag-value",
-            f"{name}={text!r} is not a value ATC takes (ATC {flag.bad_value})",
+            f"{name}={text!r} is not a value ATC takes (ATC {code})",
             where=f"--{name}",
             hint=(f"did you mean {near[0]}? " if near else "") + f"use one of {', '.join(allowed)}",
         )
@@ -199,6 +203,7 @@ def apply_settings(options: AtcOptions, settings: Iterable[tuple[str, Any]]) -> 
                 "atc-flag-other",
                 f"{name} does not serve an ONNX model in mode 0",
                 where=f"--set {raw}={value}",
+                hint="drop it",
             )
         else:
             extra[name] = str(value)

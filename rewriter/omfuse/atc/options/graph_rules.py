@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from omfuse.atc.options.problem import BrokenRuleError, RuleBreak
 from omfuse.atc.options.shape_text import ShapeItem
 
 
 def check_names(
-    items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None
+    items: Sequence[ShapeItem],
+    graph: Mapping[str, Sequence[int | str]] | None,
+    nodes: Container[str] = (),
+    flag: str = "input_shape",
 ) -> None:
-    """Refuse a name that is no input of the model."""
+    """Refuse a name that is no input of the model; that of a node has a code of its own."""
     if graph is None:
         return
     for item in items:
         if item.name and item.name not in graph:
             raise BrokenRuleError(
-                "E10016",
-                "input_shape",
+                "E10017" if item.name in nodes else "E10016",
+                flag,
                 f"the model has no input {item.name!r}",
                 f"its inputs are {', '.join(graph)}",
             )
 
 
 def check_against_graph(
-    items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None
+    items: Sequence[ShapeItem],
+    graph: Mapping[str, Sequence[int | str]] | None,
+    flag: str = "input_shape",
 ) -> None:
-    """Check the range form against the model: a dim it fixes must lie inside."""
+    """Check the range form against the model: all inputs, and dims that it fixes lie inside."""
     if graph is None:
         return
-    if not items[0].name and len(items) != len(graph):
+    named = {item.name for item in items}
+    # Only a scalar may be left out, and only where shapes are named.
+    missing = [name for name, dims in graph.items() if name not in named and dims]
+    if (len(items) != len(graph)) if not items[0].name else missing:
         raise BrokenRuleError(
             "E10048",
-            "input_shape",
+            flag,
             f"{len(items)} shapes for {len(graph)} inputs",
-            "one shape for each input",
+            f"one shape for each input: {', '.join(graph)}",
         )
-    check_ranks(items, graph, "E10049")
+    check_ranks(items, graph, "E10049", flag)
     for name, axis, have, want in _fixed_dims(items, graph):
         if not _covers(want, have):
             raise BrokenRuleError(
                 "E10050",
-                "input_shape",
+                flag,
                 f"axis {axis} of {name} is fixed to {have} in the model, not {want}",
                 f"write {have}, or export that axis as dynamic",
             )
 
 
 def check_ranks(
-    items: Sequence[ShapeItem], graph: Mapping[str, Sequence[int | str]] | None, code: str
+    items: Sequence[ShapeItem],
+    graph: Mapping[str, Sequence[int | str]] | None,
+    code: str,
+    flag: str = "input_shape",
 ) -> None:
     """Check ranks; ATC names the fault in the range form only, elsewhere parsing just fails."""
     names = list(graph or ())
@@ -58,7 +69,10 @@ def check_ranks(
         rank = len(graph[name]) if graph else 0
         if rank != len(item.dims):
             raise BrokenRuleError(
-                code, "input_shape", f"{name} has rank {rank}, the shape has {len(item.dims)}"
+                code,
+                flag,
+                f"{name} has rank {rank}, the shape has {len(item.dims)}",
+                f"in the model it is [{', '.join(map(str, graph[name] if graph else ()))}]",
             )
 
 

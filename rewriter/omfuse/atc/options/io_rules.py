@@ -25,7 +25,7 @@ def check_paths(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
             continue
         real = value.resolve()
         if not real.exists():
-            yield RuleBreak("E10001", name, f"{value} does not exist")
+            yield RuleBreak("E10001", name, f"{value} does not exist", "correct the path")
         elif real.is_dir() and name not in _FOLDERS:
             yield RuleBreak("", name, f"{value} is a folder", "name a file")
         elif not PLAIN_PATH.match(str(real)):
@@ -47,7 +47,12 @@ def _output_path(text: str) -> Iterator[RuleBreak]:
     elif len(text) >= _PATH_MAX or len(Path(text).name) > _NAME_MAX - len(".om"):
         yield RuleBreak("E10021", "output", "the path is too long", "use a shorter name")
     elif not PLAIN_PATH.match(text):
-        yield RuleBreak("E10001", "output", f"{text!r} holds characters that ATC refuses")
+        yield RuleBreak(
+            "E10001",
+            "output",
+            f"{text!r} holds characters that ATC refuses",
+            "letters, digits, `-`, `.`, `_`",
+        )
 
 
 def check_inputs_outputs(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
@@ -83,9 +88,11 @@ def check_inputs_outputs(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]
         if text is None:
             continue
         if any(word not in ("true", "false") for word in text.split(",")):
-            yield RuleBreak("E10001", flag, f"{text!r} is not a list of true and false")
+            yield RuleBreak(
+                "E10001", flag, f"{text!r} is not a list of true and false", "true,false"
+            )
         elif getattr(o, partner) is None:
-            yield RuleBreak("E10001", flag, f"it needs {partner}")
+            yield RuleBreak("E10001", flag, f"it needs {partner}", f"--set {partner}=NAME")
     yield from _outputs(o)
     yield from _preprocessed(o, ctx)
     if o.raw_ge_options is not None:
@@ -142,7 +149,8 @@ def _raw_ge(text: str) -> Iterator[RuleBreak]:
     try:
         document = json.loads(text)
     except ValueError as error:
-        yield RuleBreak("E10001", "raw_ge_options", f"not JSON: {error}")
+        form = '{"compile options": {"global": {}, "session": {}, "graph": {}}}'
+        yield RuleBreak("E10001", "raw_ge_options", f"not JSON: {error}", form)
         return
     known = {"global", "session", "graph"}
     inner = document.get("compile options") if isinstance(document, dict) else None
@@ -151,6 +159,7 @@ def _raw_ge(text: str) -> Iterator[RuleBreak]:
             "E10001",
             "raw_ge_options",
             "it must hold `compile options` with global, session and graph",
+            '{"compile options": {"global": {}}}',
         )
         return
     named = {key for part in inner.values() if isinstance(part, dict) for key in part}

@@ -50,11 +50,15 @@ class RuleContext:
         soc: configuration of the target, None when unknown.
         cann_major: major version of CANN, None when unknown.
         inputs: the model's real inputs with their shapes, None when no model is at hand.
+        nodes: name -> number of outputs of the nodes that ATC will see, None when not known.
+        tensors: names of the values that those nodes make.
     """
 
     soc: SocConfig | None = None
     cann_major: int | None = None
     inputs: Mapping[str, Sequence[int | str]] | None = None
+    nodes: Mapping[str, int] | None = None
+    tensors: frozenset[str] = frozenset()
 
 
 class BrokenRuleError(Exception):

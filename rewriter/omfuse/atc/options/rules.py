@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 
 from omfuse.atc.config import SocConfig
 from omfuse.atc.options.fields import FIELD_NAMES, AtcOptions, unknown_flags
+from omfuse.atc.options.file_rules import check_files
 from omfuse.atc.options.flags import FLAGS
 from omfuse.atc.options.io_rules import check_inputs_outputs, check_paths
+from omfuse.atc.options.name_rules import check_node_names
 from omfuse.atc.options.problem import RuleBreak, RuleContext, is_whole
 from omfuse.atc.options.shape_rules import check_shapes
 
@@ -33,29 +35,28 @@ def check(options: AtcOptions, context: RuleContext | None = None) -> list[RuleB
     """Return every broken rule, errors first."""
     ctx = context or RuleContext()
     found = [rule for group in _GROUPS for rule in group(options, ctx)]
-    found += check_shapes(options, ctx.inputs, options.soc_version or "")
+    found += check_shapes(options, ctx.inputs, options.soc_version or "", ctx.nodes or ())
     return sorted(found, key=lambda rule: rule.severity != "error")
 
 
 def _required(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
     for name in ("model", "output", "soc_version"):
         if not str(getattr(o, name) or ""):
-            yield RuleBreak("E10054", name, "it is required and empty")
+            yield RuleBreak("E10054", name, "it is required and empty", "give it a value")
     if o.mode not in (None, 0):
-        yield RuleBreak("E10001", "mode", f"mode {o.mode} does not compile an ONNX model to .om")
+        what = f"mode {o.mode} does not compile an ONNX model to .om"
+        yield RuleBreak("E10001", "mode", what, "drop it: 0 is the default")
     for name in FIELD_NAMES:
         value, flag = getattr(o, name), FLAGS[name]
         if isinstance(value, int) and not isinstance(value, bool) and value < 0:
-            yield RuleBreak("E10001", name, f"{value} is negative")
+            yield RuleBreak("E10001", name, f"{value} is negative", "use 0 or more")
         closed = flag.values and isinstance(value, (str, int)) and not isinstance(value, bool)
         if closed and str(value) not in flag.values:
-            yield RuleBreak(
-                flag.bad_value, name, f"{value!r} is not one of {', '.join(flag.values)}"
-            )
+            listed = ", ".join(flag.values)
+            yield RuleBreak(flag.bad_value, name, f"{value!r} is no value", f"use one of {listed}")
         if value is not None and flag.since and (ctx.cann_major or 99) < flag.since:
-            yield RuleBreak(
-                "", name, f"CANN {ctx.cann_major} does not know this flag, {flag.since}.x does"
-            )
+            what = f"CANN {ctx.cann_major} does not know this flag, {flag.since}.x does"
+            yield RuleBreak("", name, what, "drop it")
     for name, near in unknown_flags(o):
         hint = f"did you mean {near}?" if near else ""
         yield RuleBreak("", name, "not a flag omfuse knows, passed on as it is", hint, "warning")
@@ -64,7 +65,8 @@ def _required(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
 def _target(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
     soc = ctx.soc
     if (o.host_env_os is None) != (o.host_env_cpu is None):
-        yield RuleBreak("E10001", "host_env_os", "host_env_os and host_env_cpu go together")
+        what = "host_env_os and host_env_cpu go together"
+        yield RuleBreak("E10001", "host_env_os", what, "linux and aarch64, or linux and x86_64")
     if soc is None:
         return
     if o.core_type == "VectorCore" and soc.family != "Ascend310P":
@@ -77,12 +79,21 @@ def _target(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
             "", "precision_mode", f"{soc.name} has no bf16, {mode} needs it", "use an fp16 mode"
         )
     if "hif8" in mode and not soc.name.startswith("Ascend950"):
-        yield RuleBreak("", "precision_mode_v2", f"{mode} is for Ascend950, not {soc.name}")
+        what = f"{mode} is for Ascend950, not {soc.name}"
+        yield RuleBreak("", "precision_mode_v2", what, "use fp16 or mixed_float16")
+    types = set(re.findall(r"[A-Z]+\w*", o.output_type or ""))
+    narrow = sorted(types & {"HIF8", "FP8E5M2", "FP8E4M3FN"})
+    if narrow and not soc.name.startswith("Ascend950"):
+        yield RuleBreak(
+            "E10001", "output_type", f"{narrow[0]} is for Ascend950, not {soc.name}", "use FP16"
+        )
     if o.sparsity and not soc.sparsity:
         yield RuleBreak("", "sparsity", f"{soc.name} has no structured sparsity", "", "warning")
     if o.multi_stream_parallel_mode and soc.family == "Ascend310B":
-        yield RuleBreak("", "multi_stream_parallel_mode", "not supported on 310B")
-    ranged = "~" in (o.input_shape or "") or o.input_shape_range is not None
+        yield RuleBreak("", "multi_stream_parallel_mode", "not supported on 310B", "drop it")
+    gears = (o.dynamic_batch_size, o.dynamic_image_size, o.dynamic_dims)
+    opened = "-1" in (o.input_shape or "") and all(flag is None for flag in gears)
+    ranged = opened or "~" in (o.input_shape or "") or o.input_shape_range is not None
     if ranged and not soc.shape_range:
         yield RuleBreak(
             "",
@@ -100,7 +111,8 @@ def _aicore_num(text: str, soc: SocConfig) -> Iterator[RuleBreak]:
     limits = (soc.cube_cores, soc.vector_cores)
     for word, limit, what in zip(words, limits, ("cube", "vector"), strict=False):
         if word and not 1 <= int(word) <= limit:
-            yield RuleBreak("E20103", "aicore_num", f"{word} {what} cores, {soc.name} has {limit}")
+            text = f"{word} {what} cores, {soc.name} has {limit}"
+            yield RuleBreak("E20103", "aicore_num", text, "lower it, or leave it out")
 
 
 def _precision(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
@@ -120,12 +132,16 @@ def _precision(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
             "mixed_float16",
         )
     if o.optypelist_for_implmode is not None and o.op_select_implmode is None:
-        yield RuleBreak("E10001", "optypelist_for_implmode", "it needs op_select_implmode")
+        need = "--set op_select_implmode=high_precision, or high_performance"
+        yield RuleBreak("E10001", "optypelist_for_implmode", "it needs op_select_implmode", need)
     if o.keep_dtype is not None and mode in _ORIGIN:
         yield RuleBreak("", "keep_dtype", f"no effect with {mode}", "drop it", "warning")
     if o.deterministic_level is not None and bool(o.deterministic) != bool(o.deterministic_level):
         yield RuleBreak(
-            "E10001", "deterministic_level", "deterministic and its level must both be zero or not"
+            "E10001",
+            "deterministic_level",
+            "deterministic and its level must both be zero or not",
+            "--set deterministic=1, or drop the level",
         )
 
 
@@ -152,12 +168,26 @@ def _build(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
         )
     limit = o.static_model_ops_lower_limit
     if limit is not None and not (limit == "-1" or is_whole(limit)):
-        yield RuleBreak("E10001", "static_model_ops_lower_limit", f"{limit!r} is not -1 or more")
+        flag = "static_model_ops_lower_limit"
+        yield RuleBreak("E10001", flag, f"{limit!r} is not -1 or more", "the default is 4")
     switch = o.optimization_switch
     if switch is not None and not all(
         re.fullmatch(r"[^:;]+:(on|off)", w) for w in switch.split(";") if w
     ):
-        yield RuleBreak("E10001", "optimization_switch", f"{switch!r} is not pass:on;pass:off")
+        yield RuleBreak(
+            "E10001", "optimization_switch", f"{switch!r} is no list of passes", "pass:on;pass:off"
+        )
+    if o.shape_generalized_build_mode is not None:
+        yield RuleBreak("", "shape_generalized_build_mode", "deprecated", "drop it", "warning")
+    indexes = o.h2d_overlapped_with_compute
+    if indexes is not None and not all(is_whole(w.strip()) for w in indexes.split(",")):
+        yield RuleBreak(
+            "",
+            "h2d_overlapped_with_compute",
+            f"{indexes!r} is no list of input indexes",
+            "0,1",
+            "warning",
+        )
     if o.op_debug_level and o.op_compiler_cache_mode in ("enable", "force"):
         yield RuleBreak(
             "", "op_compiler_cache_mode", "ignored while op_debug_level is not 0", "", "warning"
@@ -182,4 +212,6 @@ _GROUPS: tuple[Callable[[AtcOptions, RuleContext], Iterator[RuleBreak]], ...] = 
     _target,
     _precision,
     _build,
+    check_files,
+    check_node_names,
 )

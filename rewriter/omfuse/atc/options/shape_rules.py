@@ -7,7 +7,7 @@ name) turns the shape into a range.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from omfuse.atc.options.fields import AtcOptions
 from omfuse.atc.options.gear_rules import check_gears
@@ -31,17 +31,30 @@ DYNAMIC = ("dynamic_batch_size", "dynamic_image_size", "dynamic_dims", "input_sh
 
 
 def check_shapes(
-    options: AtcOptions, graph: Mapping[str, Sequence[int | str]] | None = None, soc: str = ""
+    options: AtcOptions,
+    graph: Mapping[str, Sequence[int | str]] | None = None,
+    soc: str = "",
+    nodes: Container[str] = (),
 ) -> list[RuleBreak]:
-    """Check every shape flag; ``graph`` maps the model's real inputs to their shapes."""
+    """Check every shape flag.
+
+    Args:
+        options: the flags.
+        graph: the model's real inputs with their shapes, None when no model is at hand.
+        soc: soc_version, for the number of gears.
+        nodes: names of the model's nodes, which are told from unknown names.
+    """
     try:
-        return _check(options, graph, soc)
+        return _check(options, graph, soc, nodes)
     except BrokenRuleError as broken:
         return [broken.rule]
 
 
 def _check(
-    options: AtcOptions, graph: Mapping[str, Sequence[int | str]] | None, soc: str
+    options: AtcOptions,
+    graph: Mapping[str, Sequence[int | str]] | None,
+    soc: str,
+    nodes: Container[str],
 ) -> list[RuleBreak]:
     """Raise the first broken rule; return what is only a warning."""
     given = [name for name in DYNAMIC if getattr(options, name) is not None]
@@ -60,7 +73,10 @@ def _check(
             "list every input, with -1 where the gears go",
         )
     if options.input_shape_range is not None:
-        check_range_flag(options.input_shape_range)
+        flag = "input_shape_range"
+        items = check_range_flag(options.input_shape_range)
+        check_names(items, graph, nodes, flag)
+        check_against_graph(items, graph, flag)
         return []
     text = options.input_shape
     if text is None:
@@ -69,18 +85,18 @@ def _check(
     if gear_flag:
         items = split_items(text)
         check_gears(gear_flag, str(getattr(options, gear_flag)), items, options, soc)
-        check_names(items, graph)
+        check_names(items, graph, nodes)
         check_ranks(items, graph, "E19999")
         check_all_listed(gear_flag, items, graph)
         return []
     if "~" in text or "-1" in text:
         items = check_range_text(text)
-        check_names(items, graph)
+        check_names(items, graph, nodes)
         check_against_graph(items, graph)
         return []
     items = split_items(text)
     check_static(items, text)
-    check_names(items, graph)
+    check_names(items, graph, nodes)
     check_ranks(items, graph, "E19999")
     check_all_known(items, graph)
     return overridden_dims(items, graph)

@@ -87,18 +87,19 @@ def static_dim(item: ShapeItem, dim: str) -> None:
 def check_range_text(text: str) -> list[ShapeItem]:
     """Check and return ``input_shape`` in the form that holds ranges."""
     items = split_items(text)
-    named = [bool(item.name) for item in items]
-    if any(named) and not all(named):
-        raise BrokenRuleError(
-            "E10048",
-            "input_shape",
-            "some inputs are named and some are not",
-            "name all inputs or none",
-        )
+    check_all_named(items, "input_shape")
     for item in items:
         for dim in item.dims:
             check_range_dim(dim, "input_shape")
     return items
+
+
+def check_all_named(items: Sequence[ShapeItem], flag: str) -> None:
+    """Refuse shapes of which some are named and some go by position."""
+    if len({bool(item.name) for item in items}) > 1:
+        raise BrokenRuleError(
+            "E10048", flag, "some inputs are named and some are not", "name all inputs or none"
+        )
 
 
 def check_range_dim(dim: str, flag: str) -> None:
@@ -112,14 +113,15 @@ def check_range_dim(dim: str, flag: str) -> None:
         raise BrokenRuleError("E10048", flag, f"the range {dim} is upside down", f"{high}~{low}")
 
 
-def check_range_flag(text: str) -> None:
-    """Check the deprecated flag ``input_shape_range``."""
+def check_range_flag(text: str) -> list[ShapeItem]:
+    """Check and return the deprecated flag ``input_shape_range``."""
     if not text.strip():
         raise BrokenRuleError("E10004", "input_shape_range", "the value is empty", "drop it")
+    items = []
     for part in text.split(";"):
         if not part.strip():
             continue
-        _, _, dims = part.rpartition(":")
+        name, _, dims = part.rpartition(":")
         dims = dims.strip()
         if not (dims.startswith("[") and dims.endswith("]")):
             raise BrokenRuleError(
@@ -128,5 +130,9 @@ def check_range_flag(text: str) -> None:
                 f"{part!r} has no [dims]",
                 "name:[1~8,3,-1]; better: drop it and put the range into input_shape",
             )
-        for dim in filter(str.strip, dims[1:-1].split(",")):
-            check_range_dim(dim.strip(), "input_shape_range")
+        words = tuple(dim.strip() for dim in dims[1:-1].split(",") if dim.strip())
+        for dim in words:
+            check_range_dim(dim, "input_shape_range")
+        items.append(ShapeItem(name.strip(), words))
+    check_all_named(items, "input_shape_range")
+    return items

@@ -73,9 +73,15 @@ def plan_gears(
         )
         flags["input_format"] = "ND"
         kind = "dims-gears"
+        count = "1 dim varies" if len(holes) == 1 else f"{len(holes)} dims vary"
+        why = "not only axis 0"
+        if same and all(axis == 0 for _, axis in holes):
+            why = f"and {rank0[0]} is a scalar, which dynamic_batch_size refuses (E10012)"
+        elif all(axis == 0 for _, axis in holes):
+            why = "not all alike"
         reason = (
-            f"{len(holes)} dims vary, not only axis 0: dynamic_dims, one number for each -1 in the "
-            "order of input_shape (needs input_format=ND)"
+            f"{count}, {why}: dynamic_dims, one number for each -1 in the order of input_shape "
+            "(needs input_format=ND)"
         )
     reasons = [reason, f"{len(combos)} gears; each is built, so build time grows with their number"]
     if len(asked.groups) > 1:

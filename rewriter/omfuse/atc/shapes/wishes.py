@@ -113,7 +113,7 @@ def _read_input(name: str, spec: str, dims: Sequence[Dim | None], asked: ShapeWi
                 "bad-shape",
                 f"{name} has rank {len(dims)}, the shape has {len(shape)} dims (ATC E10049)",
                 where=f"--shape {wish}",
-                hint=f"in the model it is [{', '.join(str(d) for d in dims)}]",
+                hint=f"in the model it is [{', '.join(str(d or '?') for d in dims)}]",
             )
     moving = []
     for axis, dim in enumerate(dims):

@@ -17,8 +17,6 @@ _PATH_MAX, _NAME_MAX = 4096, 255
 _FORMATS = ("NCHW", "ND", "NCDHW")
 _MIXED = ("allow_mix_precision", "mixed_float16", "mixed_bfloat16", "mixed_hif8")
 _PATH_FLAGS = (
-    "op_precision_mode",
-    "modify_mixlist",
     "keep_dtype",
     "customize_dtypes",
     "fusion_switch_file",
@@ -53,6 +51,8 @@ def check_flags(given: Flags) -> ShapeRequest:
     if given.get("mode") != "3":
         _check_output(given["output"])
     _check_implementation(given)
+    if given.get("op_precision_mode"):
+        input_path("op_precision_mode", given["op_precision_mode"])
     _check_precision(given)
     shapes = read_shapes(given)
     if "dynamic_dims" in given and given.get("insert_op_conf"):
@@ -98,8 +98,13 @@ def _check_single_op(given: Flags) -> None:
     value = given.get("singleop")
     if value is None:
         return
-    if "framework" in given or given.get("mode", "0") != "0" or given.get("insert_op_conf"):
-        raise bad_value("singleop", value, "It excludes --framework, --insert_op_conf and --mode.")
+    excluded = ("framework" in given, bool(given.get("insert_op_conf")))
+    if any(excluded) or given.get("mode", "0") != "0" or given.get("display_model_info") == "1":
+        raise bad_value(
+            "singleop",
+            value,
+            "It excludes --framework, --insert_op_conf, --display_model_info and --mode.",
+        )
     raise fail("E10055", "The simulated ATC builds models only, no single operators.")
 
 
@@ -184,8 +189,11 @@ def _check_precision(given: Flags) -> None:
             "[--precision_mode] and [--precision_mode_v2] cannot be specified at the same time.",
         )
     mode = old or new or "force_fp16"
-    if given.get("modify_mixlist") and not mode.startswith(_MIXED):
-        raise bad_value("modify_mixlist", given["modify_mixlist"], f"It needs a mixed mode: {mode}")
+    lists = given.get("modify_mixlist")
+    if lists:
+        input_path("modify_mixlist", lists)
+        if not mode.startswith(_MIXED):
+            raise bad_value("modify_mixlist", lists, f"It needs a mixed mode: {mode}")
 
 
 def _check_contents(given: Flags) -> None:

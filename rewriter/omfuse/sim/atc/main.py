@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -88,6 +88,8 @@ def _run(
     if mode == "1":
         return _dump(given)
     request = check_flags(given)
+    for line in _deprecated(given):
+        _say(say, line)
     new_parser = env.get("OMFUSE_SIM_ATC_PARSER") == "new"
     registry = load_registry(env, new_parser)
     if given.get("log", "null") != "null" and env.get("ASCEND_SLOG_PRINT_TO_STDOUT") == "1":
@@ -121,6 +123,15 @@ def _run(
 def _say(say: object, line: str) -> None:
     assert callable(say)
     say(line)
+
+
+def _deprecated(given: Mapping[str, str]) -> Iterator[str]:
+    """Yield what ATC prints about flags that it still takes."""
+    if "input_shape_range" in given:
+        yield "WARNING: --input_shape_range is deprecated, use --input_shape instead."
+        yield "WARNING: --input_shape_range overrides --input_shape."
+    if "shape_generalized_build_mode" in given:
+        yield "NOTE: --shape_generalized_build_mode is deprecated."
 
 
 def _work_folder(env: Mapping[str, str], cwd: Path) -> Path:

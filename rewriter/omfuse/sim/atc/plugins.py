@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from omfuse.atc.op_package import missing_libraries
 from omfuse.sim.package import LIBRARY_MARK
 
 _KEY = re.compile(rb"[A-Za-z0-9_.\-]+::\d+::\w+")
@@ -65,7 +66,7 @@ def load_registry(env: Mapping[str, str], new_parser: bool) -> Registry:
     """Load packages in ATC's order; the first registration keeps a key."""
     registry = Registry()
     for root in _roots(env):
-        _load_package(root, registry)
+        _load_package(root, registry, env)
     for key, operator in _builtin(new_parser).items():
         registry.keys.setdefault(key, operator)
     return registry
@@ -89,7 +90,7 @@ def _roots(env: Mapping[str, str]) -> Iterator[Path]:
             yield config.parent / vendor
 
 
-def _load_package(root: Path, registry: Registry) -> None:
+def _load_package(root: Path, registry: Registry, env: Mapping[str, str]) -> None:
     if not _version_fits(root):
         registry.log.append(f"[WARNING] GE: skip {root}: its compiler_version does not fit")
         return
@@ -101,6 +102,10 @@ def _load_package(root: Path, registry: Registry) -> None:
         data = path.read_bytes()
         if not data.startswith((LIBRARY_MARK, b"\x7fELF")):
             registry.log.append(f"[WARNING] GE: dlopen {path} failed: invalid ELF header")
+            continue
+        missing = [] if data.startswith(LIBRARY_MARK) else missing_libraries(path, env)
+        if missing:
+            registry.log.append(f"[WARNING] GE: dlopen {path} failed: no {', '.join(missing)}")
             continue
         for raw in dict.fromkeys(_KEY.findall(data)):
             key = raw.decode()

@@ -253,6 +253,8 @@ def match_inputs(
         if name not in result.dims:
             if request.mode in _MODES.values():
                 raise fail("E10045", f"Input [{name}] is missing in [--input_shape].")
+            if request.mode == "dynamic" and fixed:
+                raise fail("E10048", f"{len(request.dims)} shapes for {len(names)} inputs.")
             result.dims[name] = fixed
             result.ranges[name] = tuple((s, s) if s >= 0 else (1, -1) for s in fixed)
         if -1 in result.dims[name] and request.mode == "static":
