@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.worker import Worker
 
-GROUPS = ("plain", "timm", "torchvision", "hf", "diffusers", "keras", "jax")
+GROUPS = ("plain", "timm", "torchvision", "hf", "auto", "diffusers", "keras", "jax")
 
 
 def default_folder() -> Path:

@@ -70,11 +70,11 @@ class Call(torch.nn.Module):
         return kept[0] if len(kept) == 1 else kept[:3]
 
 
-def instantiate(name: str, config: Any, dice: Dice, inputs: Spec, **fixed: Any) -> Built:
+def instantiate(name: Any, config: Any, dice: Dice, inputs: Spec, **fixed: Any) -> Built:
     config._attn_implementation = dice.attn
-    cls = getattr(transformers, name)
+    cls = getattr(transformers, name) if isinstance(name, str) else name
     try:
-        model = cls(config) if name[0].isupper() else cls.from_config(config)
+        model = cls(config)
     except ValueError as error:
         if dice.attn == "eager" or "scaled_dot_product" not in str(error):
             raise
