@@ -147,7 +147,7 @@ def test_no_guess_runs_says_what_was_tried() -> None:
     with pytest.raises(ModelError, match=r"none of \d+ guesses") as caught:
         generate_inputs(m, 0)
     assert caught.value.code == "no-inputs-found"
-    assert "--inputs" in caught.value.hint
+    assert "--dim" in caught.value.hint
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:

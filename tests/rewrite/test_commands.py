@@ -132,3 +132,33 @@ def test_help_loads_no_heavy_package() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "rewrite" in done.stdout
+
+
+def test_a_model_and_weights_that_are_links_as_in_a_hub_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both point into one folder of blobs, as huggingface_hub arranges what it downloads."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main" / "onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    onnx.save(
+        onnx.load(SAMPLE),
+        blobs / "aaaa",
+        save_as_external_data=True,
+        location="model.onnx_data",
+        size_threshold=100,
+    )
+    (blobs / "model.onnx_data").rename(blobs / "bbbb")
+    (snapshot / "model.onnx").symlink_to("../../../blobs/aaaa")
+    (snapshot / "model.onnx_data").symlink_to("../../../blobs/bbbb")
+    source, out = snapshot / "model.onnx", tmp_path / "out" / "fused.onnx"
+    for _ in range(2):  # what the first run has copied is no obstacle to the second
+        code, text, _ = invoke(capsys, "rewrite", source, "-o", out, "--verify", "--json")
+        assert code == 0
+        assert json.loads(text)["verify"]["verdict"] == "pass"
+    (tmp_path / "elsewhere").write_bytes((blobs / "bbbb").read_bytes())
+    (snapshot / "model.onnx_data").unlink()
+    (snapshot / "model.onnx_data").symlink_to(tmp_path / "elsewhere")
+    code, _, error = invoke(capsys, "rewrite", source, "-o", out)
+    assert code == 2
+    assert "external-data-outside" in error

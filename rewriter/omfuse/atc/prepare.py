@@ -118,7 +118,7 @@ def load_model(path: Path) -> onnx.ModelProto:
             where=str(path),
             hint="export it again",
         )
-    check_external(model, path.parent, str(path))
+    check_external(model, path)
     return model
 
 

@@ -111,7 +111,7 @@ def _meets(result: RewriteResult, needed: int | None) -> bool:
 def _verify(model: Path, result: RewriteResult) -> DiffReport:
     from omfuse.diff import diff
 
-    return diff(model, result.model, session_options={"base_dir": model.parent}, cache=False)
+    return diff(model, result.model, session_options={"base_dir": model}, cache=False)
 
 
 def _show(

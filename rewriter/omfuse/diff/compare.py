@@ -66,7 +66,8 @@ def diff(
         isolated: run onnxruntime in a process of its own; None means for fp16 and bf16.
         cache: folder for golden results; true for the user's, false for none.
         replay: command that repeats this comparison, for the report.
-        session_options: options for the device session of an ``.om``.
+        session_options: options for the device session of an ``.om``; for a model in memory
+            ``base_dir``, the folder or file that its external data belongs to.
         tell: called with a line on what is being done.
 
     Raises:

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from omfuse.diff import emulate
 from omfuse.diff.inputs import is_half
 from omfuse.errors import ModelError
+from omfuse.graph.model_io import follow_links
 from omfuse.host.feeding import write_npz
 from omfuse.session_protocol import Array, Session
 
@@ -201,6 +202,13 @@ def load_original(
     )
 
 
+def with_weights(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """Return a copy that holds its external data; ``source`` is the file it was read from."""
+    whole = emulate.copy_of(model)
+    onnx.load_external_data_for_model(whole, str(follow_links(whole, source)))
+    return whole
+
+
 def load_model(path: str | Path) -> onnx.ModelProto:
     """Load an ONNX file with its weights.
 
@@ -211,7 +219,8 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError("model-not-found", "no such file", str(path), "check the path")
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        model = with_weights(model, path)
     except (FileNotFoundError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(
             "external-data-missing",

@@ -60,12 +60,13 @@ def open_side(
         source: path of ``.onnx``, ``.om`` or ``.npz``, a model, outputs by name, or a session.
         device: for ``.om``: ``sim`` or ``ascend``; ``sim`` when None.
         isolated: for models: run onnxruntime in a process of its own.
-        options: for the device's session.
+        options: for the device's session; for a model in memory ``base_dir``, where its external
+            data is.
 
     Raises:
         OmfuseError: what loading has to say.
     """
-    from omfuse.diff.golden import load_model
+    from omfuse.diff.golden import load_model, with_weights
     from omfuse.diff.inputs import is_half
     from omfuse.host.session import HostSession
 
@@ -75,7 +76,10 @@ def open_side(
         return Side("session", source.device, source, owned=False)
     if isinstance(source, onnx.ModelProto):
         apart = is_half(source) if isolated is None else isolated
-        return Side("model", "host", HostSession(source, isolated=apart), model=source)
+        base_dir = options.get("base_dir")
+        whole = source if base_dir is None else with_weights(source, Path(base_dir))
+        session = HostSession(source, isolated=apart, base_dir=base_dir)
+        return Side("model", "host", session, model=whole)
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix == ".npz":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import heapq
 import os
 import shutil
@@ -41,7 +42,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise ModelError("not-onnx", "the file holds no ONNX graph", str(path))
     check_graph(model.graph, str(path))
-    check_external(model, source.parent, str(path))
+    check_external(model, source)
     return model
 
 
@@ -125,20 +126,27 @@ def location_of(tensor: TensorProto) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
-def check_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
+def check_external(model: onnx.ModelProto, source: Path) -> None:
     """Check that external files exist, are long enough, and lie beside or below the model.
+
+    Where ``source`` is a link, as in the cache of a model hub, beside what it points at will do.
+
+    Args:
+        model: what was read from ``source``.
+        source: the file of the model, or its folder when it never was a file.
 
     Raises:
         ModelError: ``external-data-missing``, ``external-data-short`` or
             ``external-data-outside``.
     """
-    root = folder.resolve()
+    where = str(source)
+    root, real = _folders(source)
     sizes: dict[str, int] = {}
     for tensor in external_tensors(model):
         location = location_of(tensor)
         if location not in sizes:
             file = (root / location).resolve()
-            if not location or not file.is_relative_to(root):
+            if not location or not (file.is_relative_to(root) or file.is_relative_to(real)):
                 raise ModelError(
                     "external-data-outside",
                     f"external data {location!r} lies outside the folder of the model",
@@ -165,6 +173,35 @@ def check_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
                 where,
                 "copy the weight file again",
             )
+
+
+def _folders(source: Path) -> tuple[Path, Path]:
+    """Return the folder of a model and, where it is a link, that of what it points at."""
+    if source.is_dir():
+        return source.resolve(), source.resolve()
+    return source.parent.resolve(), source.resolve().parent
+
+
+def follow_links(model: onnx.ModelProto, source: Path) -> Path:
+    """Name external files by what links point at, in place, for readers that follow none.
+
+    Args:
+        model: what was read from ``source``.
+        source: the file of the model, or its folder when it never was a file.
+
+    Returns:
+        The folder that the names are relative to.
+    """
+    root, real = _folders(source)
+    tensors = list(external_tensors(model))
+    files = [(root / location_of(tensor)).resolve() for tensor in tensors]
+    if root == real or not all(file.is_relative_to(real) for file in files):
+        return root
+    for tensor, file in zip(tensors, files, strict=True):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(file.relative_to(real))
+    return real
 
 
 def copy_model(source: str | Path, path: str | Path) -> None:
@@ -227,7 +264,7 @@ def _bring_external(
     for location in sorted({location_of(tensor) for tensor in external_tensors(model)}):
         origin, target = source / location, folder / location
         if target.exists():
-            if target.samefile(origin):
+            if target.samefile(origin) or filecmp.cmp(target, origin, shallow=False):
                 continue
             raise OutputError(
                 "external-data-clash",

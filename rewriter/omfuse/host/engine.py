@@ -21,7 +21,7 @@ from onnx import helper
 
 from omfuse.errors import ModelError, UsageError
 from omfuse.fuse.contract import OP_TYPE
-from omfuse.graph.model_io import check_external
+from omfuse.graph.model_io import check_external, follow_links
 from omfuse.host import kernel, problems, runtime, tensors
 from omfuse.host.lower import contains_flash_attention, lower
 from omfuse.host.rules import LOWERINGS
@@ -61,16 +61,19 @@ class Engine:
         self.kernels: dict[str, str] = {}
         self._libraries = list(options.custom_ops)
         self._where = str(source) if isinstance(source, Path) else None
-        folder = options.base_dir or (str(source.parent) if isinstance(source, Path) else None)
+        origin = source if isinstance(source, Path) else None
+        origin = Path(options.base_dir) if options.base_dir else origin
+        folder: Path | None = None
         payload: str | bytes
         if isinstance(source, Path) and not _needs_work(source, options):
             payload = str(source)
             if _mentions(source, b"location"):
-                check_external(_parse(source), source.parent, payload)
+                check_external(_parse(source), source)
         else:
             model = _parse(source) if isinstance(source, Path) else _copy(source)
-            if folder:
-                check_external(model, Path(folder), self._where or folder)
+            if origin is not None:
+                check_external(model, origin)
+                folder = follow_links(model, origin)
             library = kernel.KernelLibrary(None, "not asked for")
             if options.kernel_library:
                 library = kernel.KernelLibrary(Path(options.kernel_library))
@@ -93,7 +96,7 @@ class Engine:
         self._numpy_speaks_all = all(arg.type != tensors.BFLOAT16 for arg in args)
 
     def _open(
-        self, payload: str | bytes, options: EngineOptions, folder: str | None
+        self, payload: str | bytes, options: EngineOptions, folder: Path | None
     ) -> onnxruntime.InferenceSession:
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4  # errors come back as exceptions, once
@@ -102,7 +105,7 @@ class Engine:
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
         if isinstance(payload, bytes) and folder:
-            settings.add_session_config_entry(_FOLDER_OPTION, str(Path(folder).resolve()))
+            settings.add_session_config_entry(_FOLDER_OPTION, str(folder))
         try:
             for library in self._libraries:
                 settings.register_custom_ops_library(library)

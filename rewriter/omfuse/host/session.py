@@ -28,7 +28,8 @@ class HostSession:
         threads: threads inside an operator; onnxruntime's default when None.
         extra_outputs: names of inner tensors of the main graph to return as well.
         custom_ops: paths of onnxruntime custom operator libraries that the model needs.
-        base_dir: folder of the external data of a model in memory.
+        base_dir: folder of the external data of a model in memory, or the file it was read
+            from.
         isolated: run onnxruntime in a process of its own, so that a crash of native code is an
             error and not the end of this process.
 
@@ -76,7 +77,7 @@ class HostSession:
             threads=threads,
             extra_outputs=tuple(extra_outputs),
             custom_ops=tuple(str(path) for path in custom_ops),
-            base_dir=None if base_dir is None else str(Path(base_dir).resolve()),
+            base_dir=None if base_dir is None else str(Path(base_dir).absolute()),
             kernel_library=library,
             kernel_name="" if library is None else f"{kernel} (emulated)",
         )
