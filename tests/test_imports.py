@@ -58,7 +58,7 @@ def test_no_module_needs_one_that_needs_it() -> None:
         ("graph", {"errors"}),
         ("match", {"graph"}),
         ("fuse", {"errors", "graph", "match"}),
-        ("diff", {"errors", "fuse", "host", "html", "session", "session_protocol"}),
+        ("diff", {"errors", "fuse", "graph", "host", "html", "session", "session_protocol"}),
     ],
 )
 def test_a_stage_knows_only_the_stages_before_it(package: str, allowed: set[str]) -> None:

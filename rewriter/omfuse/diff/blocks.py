@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -70,7 +71,9 @@ class Checker:
         feeds: Mapping[str, Array],
         precision: str,
         dead_rows: str = "report",
+        b_dir: Path | None = None,
     ) -> None:
+        self.b_dir = b_dir
         self.dead_rows = dead_rows
         self.original = original
         self.a = a
@@ -112,6 +115,15 @@ class Checker:
             self.pictures = {"block": block.name, "golden": golden, "error": got - golden}
         return result
 
+    def part(self, model: onnx.ModelProto) -> Original:
+        """Open a piece of the original."""
+        return load_original(
+            model,
+            isolated=self.original.isolated,
+            cache=False,
+            base_dir=self.original.base_dir,
+        )
+
     def inputs_of(self, block: splice.Block) -> tuple[dict[str, Array], Array, Array, str]:
         """Return golden inputs, golden output, emulated output and its precision of a block.
 
@@ -121,7 +133,7 @@ class Checker:
         values = self.golden(block.inputs)
         model = splice.cut(self.a, block.inputs, block.output, values)
         values = {n: values[n].astype(splice.input_dtype(model, n)) for n in values}
-        part = load_original(model, isolated=self.original.isolated, cache=False)
+        part = self.part(model)
         try:
             golden = part.run(values)
             emulated, ran_in = part.emulated(values, golden, self.precision)
@@ -134,13 +146,13 @@ class Checker:
         from omfuse.host.session import HostSession
 
         model = splice.cut(self.b, block.inputs, block.output, feeds)
-        with HostSession(model, isolated=self.original.isolated) as session:
+        with HostSession(model, isolated=self.original.isolated, base_dir=self.b_dir) as session:
             needed = {info.name for info in session.inputs}
             return session.run({n: a for n, a in feeds.items() if n in needed})[block.output]
 
     def _live(self, block: splice.Block, feeds: Mapping[str, Array], golden: Array) -> Array | None:
         model = splice.cut(self.a, block.inputs, block.output, feeds)
-        part = load_original(model, isolated=self.original.isolated, cache=False)
+        part = self.part(model)
         try:
             return live_rows(part, feeds, {block.output: golden}).get(block.output)
         finally:
@@ -162,7 +174,10 @@ class Checker:
             golden = self.golden(group)
             emulated, ran_in = self.original.emulated(self.feeds, golden, self.precision, group)
             with HostSession(
-                self.b, extra_outputs=tuple(group), isolated=self.original.isolated
+                self.b,
+                extra_outputs=tuple(group),
+                isolated=self.original.isolated,
+                base_dir=self.b_dir,
             ) as session:
                 got = session.run(self.feeds)
             for name in group:
@@ -185,11 +200,13 @@ class Checker:
         """Tell whether the original with only these blocks replaced still fails."""
         from omfuse.host.session import HostSession
 
-        model = splice.hybrid(self.a, self.b, blocks)
+        model = splice.hybrid(self.a, self.b, blocks, self.b_dir)
         golden = self.original.run(self.feeds)
         emulated, ran_in = self.original.emulated(self.feeds, golden, self.precision)
         live = live_rows(self.original, self.feeds, golden)
-        with HostSession(model, isolated=self.original.isolated) as session:
+        with HostSession(
+            model, isolated=self.original.isolated, base_dir=self.original.base_dir
+        ) as session:
             got = session.run(self.feeds)
         return any(
             judge(

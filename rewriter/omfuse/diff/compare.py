@@ -195,7 +195,7 @@ def _compare(
         notes=notes,
     )
     if original is not None and side.model is not None:
-        explain(report, original, side.model, wants, say)
+        explain(report, original, side.model, wants, say, side.base_dir)
     return report
 
 

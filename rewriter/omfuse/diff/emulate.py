@@ -7,12 +7,14 @@ with fp32 accumulation does.  onnxruntime keeps the pairs at every optimisation 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from omfuse.diff import weights
 from omfuse.host import shapes
 
 ELEM = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -50,22 +52,44 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type in _HALVES:
                 value.type.tensor_type.elem_type = _WIDE
+        large = [_widen_large(t) for t in graph.initializer if _is_large_half(t)]
         for tensor in graph.initializer:
-            _widen_tensor(tensor)
+            if not _is_large_half(tensor):
+                _widen_tensor(tensor)
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.name in ("to", "dtype", "stash_type") and attribute.i in _HALVES:
                     attribute.i = _WIDE
                 if attribute.HasField("t"):
                     _widen_tensor(attribute.t)
+        if large:
+            _put_first(graph, large)
     return wide
+
+
+def _put_first(graph: onnx.GraphProto, casts: Sequence[onnx.NodeProto]) -> None:
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    made = {name for cast in casts for name in cast.output}
+    for value in [v for v in graph.input if v.name in made]:  # weights listed as inputs
+        graph.input.remove(value)
+
+
+def _is_large_half(tensor: TensorProto) -> bool:
+    size = 2 * math.prod(tensor.dims)
+    return tensor.data_type in _HALVES and (size > weights.SMALL or weights.is_external(tensor))
+
+
+def _widen_large(tensor: TensorProto) -> onnx.NodeProto:
+    """Rename a tensor and return the cast that makes it float under its old name."""
+    name, tensor.name = tensor.name, f"{_PREFIX}half.{tensor.name}"
+    return helper.make_node("Cast", [tensor.name], [name], f"{tensor.name}.up", to=_WIDE)
 
 
 def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type not in _HALVES:
         return
-    if tensor.data_location == TensorProto.EXTERNAL:
-        raise ValueError(f"weights of {tensor.name} are not loaded")
     array = numpy_helper.to_array(tensor).astype(np.float32)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
@@ -146,6 +170,8 @@ def _pair(source: str, target: str, narrow: int) -> list[onnx.NodeProto]:
 
 def _clamp_tensor(tensor: TensorProto, limit: float) -> None:
     """Bring finite constants (mask fills) into the narrow range; weights are far inside it."""
+    if weights.is_external(tensor):
+        return
     array = numpy_helper.to_array(tensor)
     outside = np.isfinite(array) & (np.abs(array) > limit)
     if outside.any():

@@ -17,10 +17,9 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
-from omfuse.diff import emulate
+from omfuse.diff import emulate, weights
 from omfuse.diff.inputs import is_half
 from omfuse.errors import ModelError
-from omfuse.graph.model_io import follow_links
 from omfuse.host.feeding import write_npz
 from omfuse.session_protocol import Array, Session
 
@@ -41,11 +40,12 @@ class Original:
     """A model as the reference: loaded once, run in several precisions.
 
     Attributes:
-        model: with its weights; float16 parts still float16.
+        model: with its small weights; float16 parts still float16.
         wide: the same in fp32.
         digest: hash of model and weights.
         isolated: run onnxruntime in a process of its own.
         cache: folder for results, None for none.
+        base_dir: folder of the weights that are too large to be held.
     """
 
     model: onnx.ModelProto
@@ -53,6 +53,7 @@ class Original:
     digest: str
     isolated: bool
     cache: Path | None = None
+    base_dir: Path | None = None
     hits: int = 0
     _open: dict[str, Session] = field(default_factory=dict)
 
@@ -135,7 +136,12 @@ class Original:
         from omfuse.host.session import HostSession
 
         return HostSession(
-            model, lowering="body", optimize=False, extra_outputs=taps, isolated=self.isolated
+            model,
+            lowering="body",
+            optimize=False,
+            extra_outputs=taps,
+            isolated=self.isolated,
+            base_dir=self.base_dir,
         )
 
     def _key(self, feeds: Mapping[str, Array], precision: str, taps: Sequence[str]) -> str:
@@ -175,22 +181,28 @@ def load_original(
     *,
     isolated: bool | None = None,
     cache: Path | bool | None = True,
+    base_dir: Path | None = None,
 ) -> Original:
     """Load a model as the reference.
 
     Args:
-        model: path or model (with its weights).
+        model: path or model.
         isolated: run it in a process of its own; by default only fp16 and bf16 models.
         cache: folder for results; true for the user's cache folder, false for none.
+        base_dir: folder of the external data of a model in memory.
 
     Raises:
         ModelError: ``model-not-found``, ``model-unreadable``, ``external-data-missing``.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else load_model(model)
+    if isinstance(model, onnx.ModelProto):
+        proto = model
+    else:
+        proto, base_dir = load_model(model)
     digest = hashlib.sha256()
     for graph in (proto.graph,):
         digest.update(graph.SerializeToString(deterministic=True))
     digest.update(b"".join(f.SerializeToString(deterministic=True) for f in proto.functions))
+    digest.update(weights.stamp(proto, base_dir))
     digest.update(repr([(o.domain, o.version) for o in proto.opset_import]).encode())
     folder = cache_folder() if cache is True else cache or None
     return Original(
@@ -199,18 +211,12 @@ def load_original(
         digest.hexdigest(),
         is_half(proto) if isolated is None else isolated,
         folder,
+        base_dir,
     )
 
 
-def with_weights(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
-    """Return a copy that holds its external data; ``source`` is the file it was read from."""
-    whole = emulate.copy_of(model)
-    onnx.load_external_data_for_model(whole, str(follow_links(whole, source)))
-    return whole
-
-
-def load_model(path: str | Path) -> onnx.ModelProto:
-    """Load an ONNX file with its weights.
+def load_model(path: str | Path) -> tuple[onnx.ModelProto, Path]:
+    """Load an ONNX file with its small weights; return it and the folder of the large ones.
 
     Raises:
         ModelError: ``model-not-found``, ``model-unreadable``, ``external-data-missing``.
@@ -220,7 +226,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise ModelError("model-not-found", "no such file", str(path), "check the path")
     try:
         model = onnx.load(path, load_external_data=False)
-        model = with_weights(model, path)
+        folder = weights.load_small(model, path)
     except (FileNotFoundError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(
             "external-data-missing",
@@ -239,7 +245,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise ModelError(
             "model-unreadable", "the file holds no graph", str(path), "export it again"
         )
-    return model
+    return model, folder
 
 
 def _load(folder: Path | None, key: str) -> dict[str, Array] | None:

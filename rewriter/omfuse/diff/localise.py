@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 
 from omfuse.diff import emulate, splice
@@ -12,9 +14,23 @@ from omfuse.diff.reproducer import write as write_reproducer
 
 
 def explain(
-    report: DiffReport, original: Original, other: onnx.ModelProto, wants: Wants, say: Tell
+    report: DiffReport,
+    original: Original,
+    other: onnx.ModelProto,
+    wants: Wants,
+    say: Tell,
+    other_dir: Path | None = None,
 ) -> None:
-    """Add blocks, culprits, bisection and a reproducer to a report."""
+    """Add blocks, culprits, bisection and a reproducer to a report.
+
+    Args:
+        report: what the comparison of the outputs found; changed in place.
+        original: the reference.
+        other: the other graph, with its small weights.
+        wants: what to look for.
+        say: told of each step.
+        other_dir: folder of the other graph's large weights.
+    """
     failed = report.verdict == "fail"
     asked = wants.localise is not False
     if not (asked or wants.bisect or wants.reduce or wants.tensors):
@@ -22,13 +38,15 @@ def explain(
     say("finding the blocks that differ")
     wide = emulate.flat(original.model)
     case = report.worst_case()
-    checker = Checker(original, wide, other, case.feeds, report.precision, wants.dead_rows)
+    checker = Checker(
+        original, wide, other, case.feeds, report.precision, wants.dead_rows, other_dir
+    )
     if wants.tensors:
         say("comparing every shared tensor")
         report.tensors = checker.along(splice.shared_tensors(wide, other))
     if not (asked or wants.bisect or wants.reduce):
         return
-    blocks = splice.find_blocks(wide, other)
+    blocks = splice.find_blocks(wide, other, original.base_dir, other_dir)
     if not blocks:
         report.notes.append("the two graphs share no tensor between inputs and outputs")
         return

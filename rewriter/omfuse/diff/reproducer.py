@@ -11,7 +11,6 @@ import onnx
 
 from omfuse.diff import splice
 from omfuse.diff.blocks import Checker
-from omfuse.diff.golden import load_original
 from omfuse.diff.report import DiffReport
 from omfuse.diff.verdict import BLOCK, judge
 from omfuse.errors import OmfuseError, OutputError
@@ -38,6 +37,9 @@ def write(
     a = splice.cut(checker.a, block.inputs, block.output, feeds)
     b = splice.cut(checker.b, block.inputs, block.output, feeds)
     _declare_same_inputs(a, b)
+    for part, place in ((a, checker.original.base_dir), (b, checker.b_dir)):
+        if place is not None:
+            onnx.load_external_data_for_model(part, str(place))
     command = (
         "omfuse diff original.onnx rewritten.onnx --inputs inputs.npz "
         f"--precision {report.precision}"
@@ -83,7 +85,7 @@ def _one_row(block: splice.Block, feeds: Mapping[str, Array], checker: Checker) 
         }
         try:
             model = splice.cut(checker.a, block.inputs, block.output, smaller)
-            part = load_original(model, isolated=checker.original.isolated, cache=False)
+            part = checker.part(model)
             try:
                 golden = part.run(smaller)
                 emulated, ran_in = part.emulated(smaller, golden, checker.precision)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from omfuse.diff import emulate, weights
 from omfuse.diff.roles import is_float
 from omfuse.errors import ModelError, UsageError
 from omfuse.session import open_session
@@ -29,6 +30,7 @@ class Side:
         saved: outputs of a file.
         model: the ONNX model when there is one.
         owned: the session was opened here and is closed with the side.
+        base_dir: folder of the model's weights that are too large to be held.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Side:
     saved: Mapping[str, Array] | None = None
     model: onnx.ModelProto | None = None
     owned: bool = True
+    base_dir: Path | None = None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs for these inputs; saved outputs are returned as they are."""
@@ -66,7 +69,7 @@ def open_side(
     Raises:
         OmfuseError: what loading has to say.
     """
-    from omfuse.diff.golden import load_model, with_weights
+    from omfuse.diff.golden import load_model
     from omfuse.diff.inputs import is_half
     from omfuse.host.session import HostSession
 
@@ -76,10 +79,12 @@ def open_side(
         return Side("session", source.device, source, owned=False)
     if isinstance(source, onnx.ModelProto):
         apart = is_half(source) if isolated is None else isolated
-        base_dir = options.get("base_dir")
-        whole = source if base_dir is None else with_weights(source, Path(base_dir))
-        session = HostSession(source, isolated=apart, base_dir=base_dir)
-        return Side("model", "host", session, model=whole)
+        model, folder = source, None
+        if options.get("base_dir") is not None:
+            model = emulate.copy_of(source)
+            folder = weights.load_small(model, Path(options["base_dir"]))
+        session = HostSession(model, isolated=apart, base_dir=folder)
+        return Side("model", "host", session, model=model, base_dir=folder)
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix == ".npz":
@@ -101,9 +106,10 @@ def open_side(
             str(path),
             "`omfuse compile` makes an .om",
         )
-    model = load_model(path)
+    model, folder = load_model(path)
     apart = is_half(model) if isolated is None else isolated
-    return Side(str(path), "host", HostSession(path, isolated=apart, **options), model=model)
+    session = HostSession(path, isolated=apart, **options)
+    return Side(str(path), "host", session, model=model, base_dir=folder)
 
 
 def load_npz(path: Path) -> dict[str, Array]:

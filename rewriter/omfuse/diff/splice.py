@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import helper
 
 from omfuse.diff import emulate
 from omfuse.diff.roles import numpy_dtype
+from omfuse.diff.weights import Stored, is_external, load, stored
 from omfuse.fuse.contract import is_flash_attention
 from omfuse.host import shapes
 from omfuse.session_protocol import Array
@@ -36,8 +38,9 @@ class Block:
 class View:
     """Producers and weights of a main graph."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, base_dir: Path | None = None) -> None:
         self.model = model
+        self.base_dir = base_dir or Path()
         self.weights = {t.name: t for t in model.graph.initializer}
         self.feeds = [v.name for v in model.graph.input if v.name not in self.weights]
         self.producer = {o: n for n in model.graph.node for o in n.output if o}
@@ -71,9 +74,17 @@ class View:
         return [nodes[i] for i in sorted(nodes)], list(used)
 
 
-def find_blocks(a: onnx.ModelProto, b: onnx.ModelProto) -> list[Block]:
-    """Return every tensor that both graphs name and make differently, in the order of ``a``."""
-    left, right = View(a), View(b)
+def find_blocks(
+    a: onnx.ModelProto,
+    b: onnx.ModelProto,
+    a_dir: Path | None = None,
+    b_dir: Path | None = None,
+) -> list[Block]:
+    """Return every tensor that both graphs name and make differently, in the order of ``a``.
+
+    External data is looked up in ``a_dir`` and ``b_dir``.
+    """
+    left, right = View(a, a_dir), View(b, b_dir)
     shared = shared_tensors(a, b)
     anchors = {*shared, *left.feeds}
     blocks = []
@@ -115,7 +126,7 @@ def _same(left: View, right: View, a: onnx.NodeProto, b: onnx.NodeProto) -> bool
     return True
 
 
-def _constant(view: View, name: str) -> tuple[int, tuple[int, ...], bytes] | None:
+def _constant(view: View, name: str) -> tuple[int, tuple[int, ...], bytes | Stored] | None:
     tensor = view.weights.get(name)
     node = view.producer.get(name)
     if tensor is None and node is not None and node.op_type == "Constant" and node.attribute:
@@ -124,6 +135,8 @@ def _constant(view: View, name: str) -> tuple[int, tuple[int, ...], bytes] | Non
             return (0, (), node.attribute[0].SerializeToString())
     if tensor is None:
         return None
+    if is_external(tensor):
+        return (tensor.data_type, tuple(tensor.dims), stored(tensor, view.base_dir))
     raw = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
     return (tensor.data_type, tuple(tensor.dims), raw)
 
@@ -172,11 +185,16 @@ def input_dtype(model: onnx.ModelProto, name: str) -> np.dtype[np.generic]:
     return np.dtype(np.float32)
 
 
-def hybrid(a: onnx.ModelProto, b: onnx.ModelProto, blocks: Sequence[Block]) -> onnx.ModelProto:
-    """Return ``a`` with only these blocks taken from ``b``."""
+def hybrid(
+    a: onnx.ModelProto,
+    b: onnx.ModelProto,
+    blocks: Sequence[Block],
+    b_dir: Path | None = None,
+) -> onnx.ModelProto:
+    """Return ``a`` with only these blocks taken from ``b``, whose weights are in ``b_dir``."""
     if not blocks:
         return emulate.copy_of(a)
-    view = View(b)
+    view = View(b, b_dir)
     stops = set(View(a).producer) & set(view.producer)
     constants = {n.output[0] for n in a.graph.node if n.op_type == "Constant"}
     stops = (stops - constants) | set(View(a).feeds)
@@ -191,6 +209,8 @@ def hybrid(a: onnx.ModelProto, b: onnx.ModelProto, blocks: Sequence[Block]) -> o
         for name in sorted(needed):
             tensor = result.graph.initializer.add()
             tensor.CopyFrom(view.weights[name])
+            if is_external(tensor):
+                load(tensor, view.base_dir)
             tensor.name = rename[name]
         grafted[block.output] = [_renamed(node, rename, prefix) for node in nodes]
     nodes = []
