@@ -334,9 +334,9 @@ def test_a_model_that_computes_longer_than_it_may(mode, settings, om, device):
 
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_time_out(mode, om, device):
-    with open_session(om(mode), "sim", timeout=0.5) as session:
+    with open_session(om(mode), "sim", timeout=1) as session:
         session.run(feeds(2))
-        device.configure(exec_us=3_000_000, async_exec_us=3_000_000)
+        device.configure(exec_us=9_000_000, async_exec_us=9_000_000)
         with pytest.raises(AclError) as caught:
             session.run(feeds(2))
         assert caught.value.number == 507046
