@@ -221,6 +221,28 @@ def test_memory_of_ddr_chips_is_found(om, device):
     assert 0 < free < total == 32 << 30
 
 
+def test_an_error_says_number_name_meaning_and_where_the_logs_are(
+    om, device, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ASCEND_PROCESS_LOG_PATH", raising=False)
+
+    def problem():
+        with pytest.raises(AclError) as caught:
+            open_session(om("static"), "sim", index=9)
+        return caught.value
+
+    said = "aclrtSetDevice returned 107001 ACL_ERROR_RT_INVALID_DEVICEID (no device of this number)"
+    assert problem().message == f"{said}: EE1001: Invalid device ID 9"
+    assert "npu-smi" in problem().hint
+    assert "logs:" not in problem().hint  # there are none on this machine
+    for folder in (tmp_path / "ascend" / "log" / "debug" / "plog", tmp_path / "named"):
+        folder.mkdir(parents=True)
+        if folder.name == "named":
+            monkeypatch.setenv("ASCEND_PROCESS_LOG_PATH", str(folder))
+        assert problem().hint.endswith(f"logs: {folder}")
+
+
 def test_a_device_that_cannot_be_set_is_not_reset(om, device):
     device.fault("aclrtSetDevice", 1, 507033, "EE9999: open device failed")
     with pytest.raises(AclError) as caught:

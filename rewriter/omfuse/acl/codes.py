@@ -191,7 +191,8 @@ class AclError(DeviceError):
         if more:
             what += f"; {more}"
         hint = meaning.hint if meaning else "the plog files say more"
-        hint += f"; logs: {plog_folder()}"
+        if os.path.isdir(plog_folder()):  # noqa: PTH112
+            hint += f"; logs: {plog_folder()}"
         super().__init__(f"acl-{number}", what, where, hint)
         self.number = number
         self.function = function
