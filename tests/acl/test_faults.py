@@ -214,6 +214,16 @@ def test_out_of_memory_says_what_is_needed_and_free(om, device):
     assert "tensor 'b' needs 32 bytes" in caught.value.message
 
 
+@pytest.mark.parametrize("load", ["file", "memory"])
+def test_a_model_of_another_chip_says_which_chip_this_is(load, om, device):
+    device.configure(soc="Ascend910B3")
+    with pytest.raises(AclError) as caught:
+        open_session(om("static"), "sim", load=load)
+    assert caught.value.code == "acl-545001"
+    assert caught.value.message.endswith("; this chip is Ascend910B3")
+    assert "compiled for another chip" in caught.value.hint
+
+
 def test_memory_of_ddr_chips_is_found(om, device):
     device.configure(ddr=1)
     with open_session(om("static"), "sim") as session:
