@@ -183,6 +183,21 @@ def test_a_dead_device_breaks_the_session_and_not_the_next_one(om, device):
         assert set(again.run(feeds(2))) == {"total", "twice"}
 
 
+@pytest.mark.parametrize("problem", [ValueError("what went wrong"), SystemExit(3)], ids=repr)
+def test_a_computation_that_raises_is_a_failed_run(problem, om, device):
+    def broken(feeds, outputs):
+        raise problem
+
+    device.mutate = broken
+    with open_session(om("static"), "sim") as session:
+        for _ in range(2):
+            with pytest.raises(AclError) as caught:
+                session.run(feeds(2))
+            assert caught.value.number in (507011, 500002)
+        if isinstance(problem, ValueError):
+            assert "what went wrong" in caught.value.message
+
+
 def test_a_dead_device_does_not_touch_the_others(om, device):
     device.configure(sticky=1)
     one = feeds(2)
