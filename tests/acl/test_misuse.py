@@ -221,6 +221,16 @@ def test_copies_are_deferred(on):
     assert on.aclrtFreeHost(pinned) == 0
 
 
+def test_pinned_memory_must_live_until_the_copy_has_happened(on):
+    pinned, address = on.pointer("aclrtMallocHost", 64), on.malloc(64)
+    stream = on.pointer("aclrtCreateStream")
+    assert on.aclrtMemcpyAsync(address, 64, pinned, 64, H2D, stream) == 0
+    assert on.aclrtFreeHost(pinned) == 0
+    assert on.aclrtSynchronizeStream(stream) == 507013
+    assert b"pinned memory of a copy was freed" in on.aclGetRecentErrMsg()
+    assert on.aclrtDestroyStream(stream) == on.aclrtFree(address) == 0
+
+
 def test_streams_and_events(on, device):
     device.configure(max_streams=2)
     first, second = on.pointer("aclrtCreateStream"), on.pointer("aclrtCreateStream")

@@ -257,7 +257,12 @@ SIMACL_EXPORT aclError aclrtMemcpyAsync(void* dst, size_t max, const void* src, 
   Op op;
   op.what = "memcpy";
   op.delay_us = Get().Get("copy_us");
-  op.run = [dst, src, count](Lock*) { return Copy(dst, src, count); };
+  op.run = [dst, src, host, count](Lock*) {
+    if (!IsDevice(AsHandle(host)) && !IsPinned(AsHandle(host), count)) {
+      return Status{kCopyError, "EZ9999: Inner Error! the pinned memory of a copy was freed"};
+    }
+    return Copy(dst, src, count);
+  };
   Enqueue(stream.get(), std::move(op));
   return call.Return(kOk);
 }
