@@ -497,6 +497,28 @@ def test_data_buffers(on):
     assert on.aclDestroyDataBuffer(made) != 0
 
 
+def test_null_pointers_for_results_are_refused(on):
+    stream, event = on.pointer("aclrtCreateStream"), on.pointer("aclrtCreateEvent")
+    desc, size = on.aclmdlCreateDesc(), ctypes.byref(ctypes.c_size_t())
+    calls = (
+        ("aclrtCreateStream", None), ("aclrtCreateStreamWithConfig", None, 0, 0),
+        ("aclrtCreateEvent", None), ("aclrtCreateEventExWithFlag", None, 8),
+        ("aclrtStreamQuery", stream, None), ("aclrtQueryEventStatus", event, None),
+        ("aclrtEventElapsedTime", None, event, event), ("aclrtGetVersion", None, None, None),
+        ("aclrtGetDevice", None), ("aclrtGetDeviceCount", None), ("aclrtGetRunMode", None),
+        ("aclrtGetCurrentContext", None), ("aclrtGetMemInfo", 1, None, size),
+        ("aclmdlQuerySize", on.path, None, size), ("aclmdlQuerySizeFromMem", b"x", 1, size, None),
+        ("aclmdlGetInputDimsRange", desc, 0, None),
+        ("aclmdlGetInputIndexByName", desc, None, size),
+        ("aclmdlGetOutputIndexByName", desc, b"x", None),
+    )  # fmt: skip
+    for name, *arguments in calls:
+        assert getattr(on, name)(*arguments) == 100000, name
+        assert b"must not be null" in on.aclGetRecentErrMsg()
+    assert on.aclmdlDestroyDesc(desc) == on.aclrtDestroyEvent(event) == 0
+    assert on.aclrtDestroyStream(stream) == 0
+
+
 def test_descriptions_of_what_is_not_there(on):
     desc = on.aclmdlCreateDesc()
     assert on.aclmdlGetDesc(desc, 12345) == 145003

@@ -278,6 +278,8 @@ SIMACL_EXPORT aclError aclrtMemset(void* pointer, size_t max, int32_t value, siz
 
 SIMACL_EXPORT aclError aclrtGetMemInfo(aclrtMemAttr attribute, size_t* free, size_t* total) {
   SIMACL_ENTER(aclrtGetMemInfo);
+  SIMACL_NEED(free);
+  SIMACL_NEED(total);
   if (const int code = CheckContext(&call)) return code;
   // One kind of memory only, as on the boards: HBM (1) here unless configured as DDR (0).
   if (attribute != (Get().Get("ddr") ? 0 : 1)) {
