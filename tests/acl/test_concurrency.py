@@ -333,6 +333,26 @@ def start(body):
     return process, process.stdout.readline().strip()
 
 
+def test_a_process_that_ends_without_close_gives_everything_back(om, device):
+    body = f"""
+import builtins
+device = simulated_device()
+class Last:
+    def __del__(self):  # of what lives in builtins: after everything that runs at exit
+        report = device.report()
+        print(report["leaks"], report["violations"], report["trace"][-1][2], flush=True)
+builtins.last = Last()
+session = open_om({str(om("static"))!r}, "sim")
+session.run(feeds(2))
+many = session.map([feeds(2)] * 5)
+next(many)
+print("open", flush=True)
+"""
+    process, line = start(body)
+    said, problem = process.communicate(timeout=60)
+    assert (line, said.strip()) == ("open", "[] [] aclFinalizeReference"), problem
+
+
 def test_a_caller_that_is_killed_leaves_no_orphan(om, device):
     body = f"""
 session = open_om({str(om("static"))!r}, "sim", isolated=True)

@@ -183,6 +183,21 @@ def test_a_dead_device_breaks_the_session_and_not_the_next_one(om, device):
         assert set(again.run(feeds(2))) == {"total", "twice"}
 
 
+@pytest.mark.parametrize("problem", [ValueError("what went wrong"), SystemExit(3)], ids=repr)
+def test_a_computation_that_raises_is_a_failed_run(problem, om, device):
+    def broken(feeds, outputs):
+        raise problem
+
+    device.mutate = broken
+    with open_session(om("static"), "sim") as session:
+        for _ in range(2):
+            with pytest.raises(AclError) as caught:
+                session.run(feeds(2))
+            assert caught.value.number in (507011, 500002)
+        if isinstance(problem, ValueError):
+            assert "what went wrong" in caught.value.message
+
+
 def test_a_dead_device_does_not_touch_the_others(om, device):
     device.configure(sticky=1)
     one = feeds(2)
@@ -214,11 +229,43 @@ def test_out_of_memory_says_what_is_needed_and_free(om, device):
     assert "tensor 'b' needs 32 bytes" in caught.value.message
 
 
+@pytest.mark.parametrize("load", ["file", "memory"])
+def test_a_model_of_another_chip_says_which_chip_this_is(load, om, device):
+    device.configure(soc="Ascend910B3")
+    with pytest.raises(AclError) as caught:
+        open_session(om("static"), "sim", load=load)
+    assert caught.value.code == "acl-545001"
+    assert caught.value.message.endswith("; this chip is Ascend910B3")
+    assert "compiled for another chip" in caught.value.hint
+
+
 def test_memory_of_ddr_chips_is_found(om, device):
     device.configure(ddr=1)
     with open_session(om("static"), "sim") as session:
         free, total = session.memory()
     assert 0 < free < total == 32 << 30
+
+
+def test_an_error_says_number_name_meaning_and_where_the_logs_are(
+    om, device, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ASCEND_PROCESS_LOG_PATH", raising=False)
+
+    def problem():
+        with pytest.raises(AclError) as caught:
+            open_session(om("static"), "sim", index=9)
+        return caught.value
+
+    said = "aclrtSetDevice returned 107001 ACL_ERROR_RT_INVALID_DEVICEID (no device of this number)"
+    assert problem().message == f"{said}: EE1001: Invalid device ID 9"
+    assert "npu-smi" in problem().hint
+    assert "logs:" not in problem().hint  # there are none on this machine
+    for folder in (tmp_path / "ascend" / "log" / "debug" / "plog", tmp_path / "named"):
+        folder.mkdir(parents=True)
+        if folder.name == "named":
+            monkeypatch.setenv("ASCEND_PROCESS_LOG_PATH", str(folder))
+        assert problem().hint.endswith(f"logs: {folder}")
 
 
 def test_a_device_that_cannot_be_set_is_not_reset(om, device):
@@ -334,9 +381,9 @@ def test_a_model_that_computes_longer_than_it_may(mode, settings, om, device):
 
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_time_out(mode, om, device):
-    with open_session(om(mode), "sim", timeout=0.5) as session:
+    with open_session(om(mode), "sim", timeout=1) as session:
         session.run(feeds(2))
-        device.configure(exec_us=3_000_000, async_exec_us=3_000_000)
+        device.configure(exec_us=9_000_000, async_exec_us=9_000_000)
         with pytest.raises(AclError) as caught:
             session.run(feeds(2))
         assert caught.value.number == 507046

@@ -221,6 +221,16 @@ def test_copies_are_deferred(on):
     assert on.aclrtFreeHost(pinned) == 0
 
 
+def test_pinned_memory_must_live_until_the_copy_has_happened(on):
+    pinned, address = on.pointer("aclrtMallocHost", 64), on.malloc(64)
+    stream = on.pointer("aclrtCreateStream")
+    assert on.aclrtMemcpyAsync(address, 64, pinned, 64, H2D, stream) == 0
+    assert on.aclrtFreeHost(pinned) == 0
+    assert on.aclrtSynchronizeStream(stream) == 507013
+    assert b"pinned memory of a copy was freed" in on.aclGetRecentErrMsg()
+    assert on.aclrtDestroyStream(stream) == on.aclrtFree(address) == 0
+
+
 def test_streams_and_events(on, device):
     device.configure(max_streams=2)
     first, second = on.pointer("aclrtCreateStream"), on.pointer("aclrtCreateStream")
@@ -485,6 +495,28 @@ def test_data_buffers(on):
     assert on.aclUpdateDataBuffer(None, None, 0) == 100000
     assert on.aclDestroyDataBuffer(made) == 0
     assert on.aclDestroyDataBuffer(made) != 0
+
+
+def test_null_pointers_for_results_are_refused(on):
+    stream, event = on.pointer("aclrtCreateStream"), on.pointer("aclrtCreateEvent")
+    desc, size = on.aclmdlCreateDesc(), ctypes.byref(ctypes.c_size_t())
+    calls = (
+        ("aclrtCreateStream", None), ("aclrtCreateStreamWithConfig", None, 0, 0),
+        ("aclrtCreateEvent", None), ("aclrtCreateEventExWithFlag", None, 8),
+        ("aclrtStreamQuery", stream, None), ("aclrtQueryEventStatus", event, None),
+        ("aclrtEventElapsedTime", None, event, event), ("aclrtGetVersion", None, None, None),
+        ("aclrtGetDevice", None), ("aclrtGetDeviceCount", None), ("aclrtGetRunMode", None),
+        ("aclrtGetCurrentContext", None), ("aclrtGetMemInfo", 1, None, size),
+        ("aclmdlQuerySize", on.path, None, size), ("aclmdlQuerySizeFromMem", b"x", 1, size, None),
+        ("aclmdlGetInputDimsRange", desc, 0, None),
+        ("aclmdlGetInputIndexByName", desc, None, size),
+        ("aclmdlGetOutputIndexByName", desc, b"x", None),
+    )  # fmt: skip
+    for name, *arguments in calls:
+        assert getattr(on, name)(*arguments) == 100000, name
+        assert b"must not be null" in on.aclGetRecentErrMsg()
+    assert on.aclmdlDestroyDesc(desc) == on.aclrtDestroyEvent(event) == 0
+    assert on.aclrtDestroyStream(stream) == 0
 
 
 def test_descriptions_of_what_is_not_there(on):

@@ -18,6 +18,7 @@ REPEAT_FINALIZE = 100037
 UNSUPPORTED = 200001
 CONTEXT_NULL = 107002
 DEVICE_MEMORY = (207001, 207018, 245000)
+OTHER_CHIP = (507008, 545001)  # what a model gives that was compiled for another chip
 TIMEOUTS = (107019, 107020, 507046, 507047, 545601)
 # The device or the connection to it is gone: nothing works until it is reset.
 FATAL = (507010, 507899, 507901, 507014, 507015, 507034, 507035, 507042, 507043, 507044, 507045)
@@ -191,7 +192,8 @@ class AclError(DeviceError):
         if more:
             what += f"; {more}"
         hint = meaning.hint if meaning else "the plog files say more"
-        hint += f"; logs: {plog_folder()}"
+        if os.path.isdir(plog_folder()):  # noqa: PTH112
+            hint += f"; logs: {plog_folder()}"
         super().__init__(f"acl-{number}", what, where, hint)
         self.number = number
         self.function = function

@@ -88,6 +88,7 @@ class IsolatedSession:
         self._lock = threading.RLock()
         self._limit = None if timeout is None else 2 * timeout + 5
         self._error: OmfuseError | None = None
+        self._closing = False
         with tempfile.NamedTemporaryFile(prefix="omfuse-acl-", delete=False) as file:
             file.write(bytes(JOURNAL_BYTES))
             self._journal_path = file.name
@@ -170,7 +171,7 @@ class IsolatedSession:
         with self._lock:
             if self._error is not None:
                 raise self._error
-            if self._process.stdin is None or self._process.stdin.closed:
+            if self._closing:
                 raise UsageError("session-closed", "this session is closed", hint="open a new one")
             try:
                 frames.send(cast(BinaryIO, self._process.stdin), header, arrays)
@@ -229,6 +230,7 @@ class IsolatedSession:
     def close(self) -> None:
         """End the worker; safe to call twice, in any state; a run of another thread ends first."""
         process = self._process
+        self._closing = True  # no further run starts, so that the lock comes free
         if not self._lock.acquire(timeout=_CLOSE_SECONDS):
             self._kill()  # now that run fails
             self._lock.acquire()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from omfuse.acl.codes import AclError
+from omfuse.acl.codes import DEVICE_MEMORY, OTHER_CHIP, AclError
 from omfuse.acl.library import AclLibrary
 from omfuse.acl.memory import DeviceMemory, memory_left
 from omfuse.acl.process import DeviceContext, process_of
@@ -88,36 +89,41 @@ class Resources:
         """Load a model.
 
         Raises:
-            AclError: what the library said; for lack of memory with the sizes needed.
+            AclError: what the library said; for lack of memory with the sizes needed, for a
+                model of another chip with the chip that this is.
             UsageError: ``unknown-load``.
         """
         if how not in ("file", "memory"):
             raise UsageError("unknown-load", f"no way {how!r} to load", hint="use file or memory")
         found = ctypes.c_uint32()
-        if workspace is not None:
-            self._load_shared(path, workspace, found)
-        elif how == "memory":
-            data = Path(path).read_bytes()
-            self.library.call("aclmdlLoadFromMem", data, len(data), ctypes.byref(found), where=path)
-        else:
-            number = self.library.status(
-                "aclmdlLoadFromFile", os.fsencode(path), ctypes.byref(found)
-            )
-            if number:
-                raise self._load_error(number, path)
+        try:
+            if workspace is not None:
+                self._load_shared(path, workspace, found)
+            elif how == "memory":
+                data = Path(path).read_bytes()
+                self.library.call("aclmdlLoadFromMem", data, len(data), ctypes.byref(found))
+            else:
+                self.library.call("aclmdlLoadFromFile", os.fsencode(path), ctypes.byref(found))
+        except AclError as error:
+            if not error.function.startswith("aclmdlLoad"):
+                raise
+            more = self._why(error.number, path)
+            raise AclError(error.number, error.function, error.said, path, more) from error
         self.model = found.value
         return found.value
 
-    def _load_error(self, number: int, path: str) -> AclError:
-        said, more = self.library.recent_message(), ""
-        if number in (207001, 207018, 245000):
-            try:
+    def _why(self, number: int, path: str) -> str:
+        """Return what else is known about a model that cannot be loaded."""
+        more = ""
+        if number in DEVICE_MEMORY:
+            with contextlib.suppress(AclError):
                 work, weight = query_size(self.library, path)
                 more = f"it needs {work} bytes of work memory and {weight} of weights"
-            except AclError:
-                more = ""
             more += memory_left(self.library)
-        return AclError(number, "aclmdlLoadFromFile", said, path, more.lstrip(", "))
+        elif number in OTHER_CHIP:
+            soc = self.library.value("aclrtGetSocName")
+            more = f"this chip is {soc.decode(errors='replace')}" if soc else ""
+        return more.lstrip(", ")
 
     def _load_shared(self, path: str, workspace: SharedWorkspace, found: ctypes.c_uint32) -> None:
         if workspace.device != self.context.index:
@@ -138,7 +144,6 @@ class Resources:
             workspace.memory.size,
             self._weights.address,
             self._weights.size,
-            where=path,
         )
 
     def make_stream(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from omfuse.acl.describe import Description, Dims, Tensor
 from omfuse.errors import UsageError
-from omfuse.host.tensors import from_bits
+from omfuse.session_protocol import from_bits
 
 _SHOWN = 12  # gears in a sentence
 

@@ -119,7 +119,7 @@ def settle(
     raise ModelError(
         "no-inputs-found",
         f"none of {len(tried)} guesses at the inputs runs; first: {tried[0]}; last: {tried[-1]}",
-        hint="give real inputs, or sizes with --dim NAME=SIZE; needed: "
+        hint="give real inputs (run --input, diff --inputs), or sizes with --dim NAME=N; needed: "
         + ", ".join(f"{r.name} {r.dtype}[{','.join(d.text for d in r.dims)}]" for r in plan.roles),
     )
 

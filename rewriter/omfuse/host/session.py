@@ -9,10 +9,9 @@ from types import TracebackType
 import onnx
 
 from omfuse.errors import UsageError
-from omfuse.host import tensors
 from omfuse.host.engine import Engine, EngineOptions
 from omfuse.host.isolated import IsolatedEngine
-from omfuse.session_protocol import Array, TensorInfo
+from omfuse.session_protocol import Array, TensorInfo, from_bits
 
 
 class HostSession:
@@ -103,7 +102,7 @@ class HostSession:
             raise UsageError("session-closed", "this session is closed", hint="open a new one")
         coded = [t for t in self.inputs if t.dtype.kind == "V" and t.name in feeds]
         if coded:
-            feeds = {**feeds, **{t.name: tensors.from_bits(feeds[t.name], t.dtype) for t in coded}}
+            feeds = {**feeds, **{t.name: from_bits(feeds[t.name], t.dtype) for t in coded}}
         return self._engine.run(feeds)
 
     def close(self) -> None:

@@ -38,22 +38,6 @@ def named_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def from_bits(array: Array, dtype: np.dtype[Any]) -> Array:
-    """Return an array under the dtype of an input when it holds no more than the bits of it.
-
-    ``.npy`` files cannot name bfloat16 and fp8: what was saved comes back as ``|V2``, and where
-    ml_dtypes is missing the bits are unsigned integers.  Any other array is returned as it is.
-    """
-    held = array.dtype
-    if held == dtype or held.itemsize != dtype.itemsize:
-        return array
-    if held.kind == "V" and held.names is None and held.name.startswith("void"):
-        bits = dtype.kind in "Vu"
-    else:
-        bits = held.kind == "u" and dtype.kind == "V"
-    return array.view(dtype) if bits else array
-
-
 def dtype_of(ort_type: str, name: str) -> np.dtype[Any]:
     """Return the numpy dtype of an onnxruntime type string.
 

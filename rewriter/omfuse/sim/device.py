@@ -110,7 +110,7 @@ class SimulatedDevice:
         except OmfuseError as error:
             code = _BAD_DATA if error.code in ("not-om", "bad-payload") else _LOAD_FAILED
             answer = f"error\t{code}\tE19999: {plain(error.message)}"
-        except Exception as error:
+        except BaseException as error:
             answer = f"error\t{_LOAD_FAILED}\tE19999: {plain(repr(error))}"
         raw_answer = encode(answer)
         self._library.simacl_answer(raw_answer, len(raw_answer))
@@ -128,7 +128,7 @@ class SimulatedDevice:
                 )
         except OmfuseError as error:
             self._fail(call, error.message)
-        except Exception as error:
+        except BaseException as error:
             self._fail(call, repr(error))
 
     def _fail(self, call: int, text: str) -> None:

@@ -191,6 +191,7 @@ SIMACL_EXPORT aclError aclmdlGetCurOutputDims(const aclmdlDesc* handle, size_t i
 SIMACL_EXPORT aclError aclmdlGetInputDimsRange(const aclmdlDesc* desc, size_t index,
                                                aclmdlIODimsRange* range) {
   SIMACL_ENTER(aclmdlGetInputDimsRange);
+  SIMACL_NEED(range);
   Tensor tensor;
   if (!GetTensor(desc, index, true, &tensor)) return call.Return(kInvalidParam);
   memset(range, 0, sizeof(*range));
@@ -227,11 +228,15 @@ SIMACL_EXPORT const char* aclmdlGetTensorRealName(const aclmdlDesc* handle, cons
 SIMACL_EXPORT aclError aclmdlGetInputIndexByName(const aclmdlDesc* desc, const char* name,
                                                  size_t* index) {
   SIMACL_ENTER(aclmdlGetInputIndexByName);
+  SIMACL_NEED(name);
+  SIMACL_NEED(index);
   return IndexOf(&call, desc, name, true, index);
 }
 SIMACL_EXPORT aclError aclmdlGetOutputIndexByName(const aclmdlDesc* desc, const char* name,
                                                   size_t* index) {
   SIMACL_ENTER(aclmdlGetOutputIndexByName);
+  SIMACL_NEED(name);
+  SIMACL_NEED(index);
   return IndexOf(&call, desc, name, false, index);
 }
 SIMACL_EXPORT aclError aclmdlGetDynamicBatch(const aclmdlDesc* handle, aclmdlBatch* batch) {
@@ -337,6 +342,7 @@ SIMACL_EXPORT size_t aclGetTensorDescNumDims(const aclTensorDesc* handle) {
 SIMACL_EXPORT aclError aclGetTensorDescDimV2(const aclTensorDesc* handle, size_t index,
                                              int64_t* dim) {
   SIMACL_ENTER(aclGetTensorDescDimV2);
+  SIMACL_NEED(dim);
   auto desc = Live(handle);
   if (desc == nullptr || index >= desc->dims.size()) return call.Return(kInvalidParam);
   *dim = desc->dims[index];

@@ -257,7 +257,12 @@ SIMACL_EXPORT aclError aclrtMemcpyAsync(void* dst, size_t max, const void* src, 
   Op op;
   op.what = "memcpy";
   op.delay_us = Get().Get("copy_us");
-  op.run = [dst, src, count](Lock*) { return Copy(dst, src, count); };
+  op.run = [dst, src, host, count](Lock*) {
+    if (!IsDevice(AsHandle(host)) && !IsPinned(AsHandle(host), count)) {
+      return Status{kCopyError, "EZ9999: Inner Error! the pinned memory of a copy was freed"};
+    }
+    return Copy(dst, src, count);
+  };
   Enqueue(stream.get(), std::move(op));
   return call.Return(kOk);
 }
@@ -273,6 +278,8 @@ SIMACL_EXPORT aclError aclrtMemset(void* pointer, size_t max, int32_t value, siz
 
 SIMACL_EXPORT aclError aclrtGetMemInfo(aclrtMemAttr attribute, size_t* free, size_t* total) {
   SIMACL_ENTER(aclrtGetMemInfo);
+  SIMACL_NEED(free);
+  SIMACL_NEED(total);
   if (const int code = CheckContext(&call)) return code;
   // One kind of memory only, as on the boards: HBM (1) here unless configured as DDR (0).
   if (attribute != (Get().Get("ddr") ? 0 : 1)) {

@@ -283,12 +283,16 @@ SIMACL_EXPORT aclError aclmdlLoadFromMemWithMem(const void* data, size_t size, u
 }
 SIMACL_EXPORT aclError aclmdlQuerySize(const char* path, size_t* work, size_t* weight) {
   SIMACL_ENTER(aclmdlQuerySize);
+  SIMACL_NEED(work);
+  SIMACL_NEED(weight);
   if (path == nullptr) return call.Return(kModelPath);
   return QuerySize(&call, path, nullptr, 0, work, weight);
 }
 SIMACL_EXPORT aclError aclmdlQuerySizeFromMem(const void* data, size_t size, size_t* work,
                                               size_t* weight) {
   SIMACL_ENTER(aclmdlQuerySizeFromMem);
+  SIMACL_NEED(work);
+  SIMACL_NEED(weight);
   if (data == nullptr) return call.Return(kInvalidParam);
   return QuerySize(&call, nullptr, data, size, work, weight);
 }

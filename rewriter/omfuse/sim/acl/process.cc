@@ -104,6 +104,9 @@ SIMACL_EXPORT aclError aclFinalizeReference(uint64_t* count) {
 
 SIMACL_EXPORT aclError aclrtGetVersion(int32_t* major, int32_t* minor, int32_t* patch) {
   SIMACL_ENTER(aclrtGetVersion);
+  SIMACL_NEED(major);
+  SIMACL_NEED(minor);
+  SIMACL_NEED(patch);
   *major = 1;
   *minor = SIMACL_API >= 90 ? 15 : 13;
   *patch = 0;
@@ -161,6 +164,7 @@ SIMACL_EXPORT aclError aclrtResetDeviceForce(int32_t device) {
 
 SIMACL_EXPORT aclError aclrtGetDevice(int32_t* device) {
   SIMACL_ENTER(aclrtGetDevice);
+  SIMACL_NEED(device);
   if (const int code = CheckContext(&call)) return code;
   *device = CurrentContext()->device;
   return call.Return(kOk);
@@ -168,12 +172,14 @@ SIMACL_EXPORT aclError aclrtGetDevice(int32_t* device) {
 
 SIMACL_EXPORT aclError aclrtGetDeviceCount(uint32_t* count) {
   SIMACL_ENTER(aclrtGetDeviceCount);
+  SIMACL_NEED(count);
   *count = static_cast<uint32_t>(Get().Get("device_count"));
   return call.Return(kOk);
 }
 
 SIMACL_EXPORT aclError aclrtGetRunMode(aclrtRunMode* mode) {
   SIMACL_ENTER(aclrtGetRunMode);
+  SIMACL_NEED(mode);
   *mode = 1;
   return call.Return(kOk);
 }
@@ -231,6 +237,7 @@ SIMACL_EXPORT aclError aclrtSetCurrentContext(aclrtContext handle) {
 
 SIMACL_EXPORT aclError aclrtGetCurrentContext(aclrtContext* handle) {
   SIMACL_ENTER(aclrtGetCurrentContext);
+  SIMACL_NEED(handle);
   if (const int code = CheckContext(&call)) return code;
   *handle = AsPointer(CurrentContextHandle());
   return call.Return(kOk);

@@ -390,6 +390,11 @@ std::shared_ptr<T> Find(const void* handle, Kind kind) {
   simacl::Call call(#name); \
   if (call.injected() != simacl::kOk) return call.Return(call.injected())
 
+// Refuses a null pointer, as the interface does.
+#define SIMACL_NEED(pointer) \
+  if ((pointer) == nullptr)  \
+  return call.Fail(simacl::kInvalidParam, "EH0002: Argument " #pointer " must not be null.")
+
 #define SIMACL_RELEASE(name) simacl::Call call(#name, simacl::Call::Releases::kYes)
 
 #endif  // OMFUSE_SIM_ACL_STATE_H_

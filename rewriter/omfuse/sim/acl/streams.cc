@@ -326,10 +326,12 @@ using namespace simacl;
 
 SIMACL_EXPORT aclError aclrtCreateStream(aclrtStream* stream) {
   SIMACL_ENTER(aclrtCreateStream);
+  SIMACL_NEED(stream);
   return CreateStream(&call, stream);
 }
 SIMACL_EXPORT aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t, uint32_t) {
   SIMACL_ENTER(aclrtCreateStreamWithConfig);
+  SIMACL_NEED(stream);
   return CreateStream(&call, stream);
 }
 SIMACL_EXPORT aclError aclrtDestroyStream(aclrtStream stream) {
@@ -374,6 +376,7 @@ SIMACL_EXPORT aclError aclrtSetStreamFailureMode(aclrtStream handle, uint64_t mo
 }
 SIMACL_EXPORT aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* status) {
   SIMACL_ENTER(aclrtStreamQuery);
+  SIMACL_NEED(status);
   int code = kOk;
   auto stream = FindStream(&call, handle, &code);
   if (stream == nullptr) return code;
@@ -383,10 +386,12 @@ SIMACL_EXPORT aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* s
 }
 SIMACL_EXPORT aclError aclrtCreateEvent(aclrtEvent* event) {
   SIMACL_ENTER(aclrtCreateEvent);
+  SIMACL_NEED(event);
   return CreateEvent(&call, event);
 }
 SIMACL_EXPORT aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t) {
   SIMACL_ENTER(aclrtCreateEventExWithFlag);
+  SIMACL_NEED(event);
   return CreateEvent(&call, event);
 }
 SIMACL_EXPORT aclError aclrtDestroyEvent(aclrtEvent handle) {
@@ -438,6 +443,7 @@ SIMACL_EXPORT aclError aclrtSynchronizeEventWithTimeout(aclrtEvent event, int32_
 }
 SIMACL_EXPORT aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus* status) {
   SIMACL_ENTER(aclrtQueryEventStatus);
+  SIMACL_NEED(status);
   int code = kOk;
   auto event = EventOf(&call, handle, &code);
   if (event == nullptr) return code;
@@ -446,6 +452,7 @@ SIMACL_EXPORT aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecord
 }
 SIMACL_EXPORT aclError aclrtEventElapsedTime(float* ms, aclrtEvent first, aclrtEvent last) {
   SIMACL_ENTER(aclrtEventElapsedTime);
+  SIMACL_NEED(ms);
   int code = kOk;
   auto begin = EventOf(&call, first, &code);
   auto end = EventOf(&call, last, &code);
