@@ -230,6 +230,13 @@ def test_names_in_flags_are_those_of_the_model(flags: dict[str, str], code: str)
     assert all(rule.hint for rule in broken)
 
 
+def test_a_stale_kernel_is_warned_of() -> None:
+    options = AtcOptions(model=Path(__file__), output=Path("o"), soc_version="Ascend310P3")
+    for mode, flags in (("enable", ["op_compiler_cache_mode"]), ("force", []), ("disable", [])):
+        found = check(options.replace(op_compiler_cache_mode=mode))
+        assert [rule.flag for rule in found] == flags
+
+
 def test_deprecated_flags_are_named() -> None:
     flags = {"shape_generalized_build_mode": "shape_precise", "h2d_overlapped_with_compute": "0,x"}
     options = AtcOptions(model=Path(__file__), output=Path("o"), soc_version="Ascend310P3")

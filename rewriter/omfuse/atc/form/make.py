@@ -105,7 +105,7 @@ def make_form(
     if options.mask_fill is not None:
         clamped = masks.clamp_masks(work, options.mask_fill, folder)
         notes += [
-            f"mask constant {c.name}: {c.lowest:.4g} became {c.fill:g}, which survives fp16 sums"
+            f"mask constant {c.name}: {c.lowest:.4g} became {c.fill:g}, {_sums(c.fill)}"
             for c in clamped[:5]
         ]
     if len(work.graph.node) and names.settle_outputs(work):
@@ -120,6 +120,12 @@ def make_form(
     if attention and options.attention != "custom" and "warning" in soc.attention:
         warnings.append(str(soc.attention["warning"]))
     return AtcForm(work, model_opset(work), attention, notes, warnings)
+
+
+def _sums(fill: float) -> str:
+    if 2 * fill < masks.FP16_LOWEST:
+        return "but two of them add up to -inf in fp16"
+    return "which survives fp16 sums"
 
 
 def _inline(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:

@@ -192,6 +192,14 @@ def _build(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
         yield RuleBreak(
             "", "op_compiler_cache_mode", "ignored while op_debug_level is not 0", "", "warning"
         )
+    if o.op_compiler_cache_mode == "enable" and not o.op_debug_level:
+        yield RuleBreak(
+            "",
+            "op_compiler_cache_mode",
+            "ATC's own cache keeps the old kernel of a rebuilt operator package",
+            "use force after each `omfuse op build`",
+            "warning",
+        )
     if o.op_debug_level == 2:
         yield RuleBreak(
             "", "op_debug_level", "2 compiles with -O0: slow and large", "use 0, 3 or 4", "warning"
