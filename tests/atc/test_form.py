@@ -485,3 +485,12 @@ def test_a_higher_opset_than_the_models_is_not_made_silently() -> None:
         '<ir_version: 8, opset_import: ["" : 11]>\ng (float[2] x) => (float[2] y) { y = Relu(x) }'
     )
     assert any("only lowers" in note for note in form_of(text, opset=17).notes)
+
+
+def test_fusing_is_advised_only_where_a_kernel_is() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,4] x) => (float[2,4] y) { y = Softmax(x) }
+    """
+    assert any("omfuse rewrite" in warning for warning in form_of(text).warnings)
+    assert not form_of(text, "Ascend310B1").warnings
