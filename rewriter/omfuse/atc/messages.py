@@ -26,8 +26,9 @@ FAILURE_LINE = "ATC run failed"
 
 _HEAD = re.compile(
     r"^(?:"
-    r"(?P<old>[EW][0-9A-Z][0-9A-F]{4}): ?(?:\[PID: ?\d+\] ?[\d\-:.]+ ?)?"
-    r"|\[PID: ?\d+\] ?[\d\-:.]+ (?P<name>[\w ]*)\((?P<new>[EW][0-9A-Z][0-9A-F]{4})\): ?"
+    # The stamp differs between releases and was not seen for each, so it may be absent.
+    r"(?P<old>[EW][0-9A-Z][0-9A-F]{4}): ?(?:\[PID: ?\d+\] ?[\d\-:. ]*)?"
+    r"|(?:\[PID: ?\d+\] ?[\d\-:. ]*)?(?P<name>[\w ]*)\((?P<new>[EW][0-9A-Z][0-9A-F]{4})\): ?"
     r")(?P<text>.*)$"
 )
 _INNER_LINE = re.compile(r"^(?P<code>[EW][0-9A-Z][0-9A-F]{4})\s+(?P<text>.*)$")
