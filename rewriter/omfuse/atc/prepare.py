@@ -205,6 +205,8 @@ def final_options(ready: Prepared, form: AtcForm, folder: Path) -> AtcOptions:
         ready.notes.append("precision mode as given with --set; the preset's own mode is left out")
     else:
         ready.notes += preset.reasons
+    for name in sorted(n for n in flags if getattr(chosen, n) is not None):
+        ready.notes.append(f"{name} as given with --set; the one of the preset is left out")
     flags = {k: v for k, v in flags.items() if getattr(chosen, k) is None}
     shapes = {k: v for k, v in ready.plan.flags.items() if getattr(chosen, k) is None}
     options = apply_settings(_settled(chosen, folder), {**flags, **shapes}.items())
