@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 from omfuse.api import rewrite
+from omfuse.atc.om.layout import is_om
 from omfuse.atc.om.summary import describe_om
 from omfuse.fuse.contract import DOMAIN, is_flash_attention, read_attrs
 from omfuse.graph.facts import model_facts
@@ -42,7 +43,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         ModelError: the file cannot be read.
     """
     source = Path(path)
-    if source.suffix.lower() == ".om":
+    if source.suffix.lower() == ".om" or is_om(source):
         return {"schema": "omfuse.inspect/1", "kind": "om", **describe_om(source)}
     original = load_model(source)
     ready = {

@@ -414,6 +414,18 @@ def test_the_users_own_mode_wins(fake_cann: Maker, plain: Path, tmp_path: Path) 
     assert "--precision_mode=" not in result.command
 
 
+def test_the_users_own_list_wins_and_a_note_says_so(
+    fake_cann: Maker, plain: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "mine.txt"
+    own.write_text("s\n", "utf-8")
+    result = omfuse.compile(plain, tmp_path / "m.om", "310P3", shape=SHAPES, cann=fake_cann(),
+                            precision="protected", settings={"keep_dtype": str(own)})  # fmt: skip
+    assert f"--keep_dtype={own}" in result.command
+    assert any("keep_dtype as given" in note for note in result.notes)
+    assert "--op_precision_mode=" in result.command
+
+
 # Bad input
 
 

@@ -450,6 +450,17 @@ def test_limits_are_grouped_by_what_they_break() -> None:
     assert "and 1 more" in caught.value.message
 
 
+@pytest.mark.parametrize(("fill", "words"), [(-10000.0, "survives"), (-65504.0, "-inf")])
+def test_a_note_on_clamped_masks_is_true(fill: float, words: str) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,4] x) => (float[2,4] y) <float lo = {-3e38}> { a = Add(x, lo)
+     y = Softmax(a) }
+    """
+    (note,) = [n for n in form_of(text, mask_fill=fill).notes if "mask constant" in n]
+    assert words in note
+
+
 def test_prompt_flash_on_310p_is_called_unproven() -> None:
     form = form_of(attention_model(), attention="prompt-flash")
     assert any("prove it" in warning for warning in form.warnings)
@@ -474,3 +485,12 @@ def test_a_higher_opset_than_the_models_is_not_made_silently() -> None:
         '<ir_version: 8, opset_import: ["" : 11]>\ng (float[2] x) => (float[2] y) { y = Relu(x) }'
     )
     assert any("only lowers" in note for note in form_of(text, opset=17).notes)
+
+
+def test_fusing_is_advised_only_where_a_kernel_is() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,4] x) => (float[2,4] y) { y = Softmax(x) }
+    """
+    assert any("omfuse rewrite" in warning for warning in form_of(text).warnings)
+    assert not form_of(text, "Ascend310B1").warnings

@@ -162,3 +162,22 @@ def test_an_inner_error_gives_its_first_line() -> None:
     assert found.detail == "[Call][Fn] The opset of domain[x] has no version."
     (named,) = m.parse_messages("E10001: text\n  TraceBack (most recent call last):\n  frame\n")
     assert named.detail == ""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "E13010: text",
+        "E13010:text",
+        "E13010: [PID: 4711] 2026-01-02-10:11:12.345.678 text",
+        "E13010: [PID: 4711] 2026-01-02 10:11:12.345 text",
+        "[PID: 4711] 2026-01-02-10:11:12.345.678 Not_Supported(E13010): text",
+        "[PID: 4711] 2026-01-02 10:11:12 Not_Supported(E13010): text",
+        "[PID:4711] Not_Supported(E13010): text",
+        "Not_Supported(E13010): text",
+        "...Not_Supported(E13010): text",
+    ],
+)
+def test_the_stamp_of_a_message_may_differ(head: str) -> None:
+    (found,) = m.parse_messages(START + head + "\n        Solution: do it\n")
+    assert (found.code, found.text, found.solution) == ("E13010", "text", "do it")

@@ -230,8 +230,41 @@ def test_names_in_flags_are_those_of_the_model(flags: dict[str, str], code: str)
     assert all(rule.hint for rule in broken)
 
 
+def test_a_stale_kernel_is_warned_of() -> None:
+    options = AtcOptions(model=Path(__file__), output=Path("o"), soc_version="Ascend310P3")
+    for mode, flags in (("enable", ["op_compiler_cache_mode"]), ("force", []), ("disable", [])):
+        found = check(options.replace(op_compiler_cache_mode=mode))
+        assert [rule.flag for rule in found] == flags
+
+
 def test_deprecated_flags_are_named() -> None:
     flags = {"shape_generalized_build_mode": "shape_precise", "h2d_overlapped_with_compute": "0,x"}
     options = AtcOptions(model=Path(__file__), output=Path("o"), soc_version="Ascend310P3")
     found = check(options.replace(**flags))
     assert {(rule.flag, rule.severity) for rule in found} == {(flag, "warning") for flag in flags}
+
+
+@pytest.mark.parametrize(
+    ("soc", "text", "warned"),
+    [
+        ("Ascend310P3", "8|", False),
+        ("Ascend310P3", "8|7", True),
+        ("Ascend910B3", "20|40", False),
+        ("Ascend910B3", "20|", True),
+        ("Ascend910B3", "20", True),
+        ("Ascend910A", "32|", False),
+        ("Ascend310B1", "1|", False),
+        ("Ascend910_9392", "24|48", False),
+    ],
+)
+def test_the_form_of_a_core_count_belongs_to_the_chip(soc: str, text: str, warned: bool) -> None:
+    options = AtcOptions(model=Path(__file__), output=Path("o"), soc_version=soc, aicore_num=text)
+    found = check(options, RuleContext(load_soc(soc)))
+    assert [rule.flag for rule in found] == (["aicore_num"] if warned else [])
+
+
+def test_vector_cores_alone_are_warned_of() -> None:
+    for soc, words in (("Ascend310P3", "FlashAttention"), ("Ascend910B3", "no effect")):
+        options = AtcOptions(model=Path(__file__), output=Path("o"), soc_version=soc)
+        (rule,) = check(options.replace(core_type="VectorCore"), RuleContext(load_soc(soc)))
+        assert words in rule.message

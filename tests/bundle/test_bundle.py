@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from omfuse.bundle import build
+from omfuse.bundle.answer import explained
 from omfuse.bundle.board import check, run
 from omfuse.cli.app import app
 from omfuse.errors import ModelError, ToolchainError, UsageError
@@ -132,6 +133,65 @@ def test_a_failing_operator_build_is_reported(
     with pytest.raises(ToolchainError, match="no CANN toolkit") as caught:
         run(bundle, None, "ascend", 0, tmp_path / "out", None)
     assert caught.value.code == "op-build-failed"
+
+
+@pytest.mark.parametrize("era", ["7", "8", "9"])
+def test_a_failing_atc_is_explained_on_the_board(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, era: str
+) -> None:
+    monkeypatch.setenv("OMFUSE_SIM_ATC_FAULT", "E13010:No parser for Op [/a]")
+    monkeypatch.setenv("OMFUSE_SIM_ATC_ERA", era)
+    with pytest.raises(ToolchainError) as caught:
+        run(bundle, None, "sim", 0, tmp_path / "out", None)
+    code = "E13010" if era == "9" else "E19010"
+    assert f"no parser for an operator (ATC {code}: No parser for Op [/a])" in caught.value.message
+    assert "cause:" in (caught.value.hint or "")
+    assert "ATC run failed" in Path(caught.value.where or "").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "hint"),
+    [
+        ("E19999: Inner Error!\nE19999  x\nE10001: [PID: 1] 2026-01-02-03:04:05.6 bad\n",
+         "(ATC E10001: bad)", "correct the flag"),
+        ("...E50012: bad pads\n", "refused its parameters", "ATC's own text"),
+        ("E77777: odd\n", "ATC E77777: odd", "log=debug"),
+        ("atc.bin: cannot open liba.so\n", "cannot open liba.so", "log=debug"),
+        ("", "it printed nothing", "log=debug"),
+        ("W11001: slow\n", "gave no reason", "log=debug"),
+    ],
+)  # fmt: skip
+def test_any_answer_of_atc(bundle: Path, said: str, words: str, hint: str) -> None:
+    error = explained(said, bundle, bundle / "x.log")
+    assert words in error.message
+    assert hint in (error.hint or "")
+
+
+def test_success_needs_its_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMFUSE_SIM_ATC_FAULT", "silent")
+    with pytest.raises(ToolchainError, match="gave no reason"):
+        run(bundle, None, "sim", 0, tmp_path / "out", None)
+
+
+def test_a_path_that_atc_refuses_is_named(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="E10001"):
+        run(bundle, None, "sim", 0, tmp_path / "my out", None)
+
+
+def test_files_of_flags_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "switch.cfg").write_text("PassA:off\n", "utf-8")
+    text = '[compile]\nset = { fusion_switch_file = "switch.cfg" }\n'
+    (tmp_path / "omfuse.toml").write_text(text, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "made")
+    (target,) = json.loads((tmp_path / "made" / "bundle.json").read_text("utf-8"))["targets"]
+    (word,) = [w for w in target["arguments"] if "fusion_switch_file" in w]
+    name = word.partition("{folder}/")[2]
+    copied = tmp_path / "made" / target["folder"] / name
+    assert copied.read_text("utf-8") == "PassA:off\n"
+    assert not any(str(tmp_path) in w for w in target["arguments"])
 
 
 def test_the_manifest_lists_every_file(bundle: Path) -> None:

@@ -223,8 +223,18 @@ def test_no_om_gets_one_clear_error(
         describe_om(path)
     assert caught.value.code == code
     assert caught.value.where == str(path)
+    assert caught.value.hint
     assert cli("inspect", path) == 2
     assert f"error[{code}]" in capsys.readouterr().err
+
+
+def test_an_om_of_another_name_is_known_by_its_first_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(whole())
+    assert cli("inspect", path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "om"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

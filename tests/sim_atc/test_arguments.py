@@ -228,3 +228,24 @@ def test_paths_and_modes_are_checked_in_order(tmp_path: Path) -> None:
     assert atc(*flags, *both, "--op_precision_mode=/no", cwd=tmp_path).code == "E10001"
     assert atc(*flags, *both, "--keep_dtype=/no", cwd=tmp_path).code == "E10056"
     assert atc(*flags, "--modify_mixlist=/no", "--input_shape=q", cwd=tmp_path).code == "E10001"
+
+
+def test_only_failures_of_arguments_come_without_dots(tmp_path: Path) -> None:
+    flags = [f"--model={save(tmp_path, FORM)}", "--framework=5", f"--output={tmp_path / 'm'}",
+             "--soc_version=Ascend310P3"]  # fmt: skip
+    opp = {"ASCEND_CUSTOM_OPP_PATH": str(write_package(tmp_path / "opp"))}
+    late = atc(*flags, "--input_shape=z:1", cwd=tmp_path, **opp)
+    early = atc(*flags, "--input_shape=z:0", cwd=tmp_path, **opp)
+    assert (late.code, early.code) == ("E10016", "E10011")
+    assert f"\n...\n{FAILED}" in late.out
+    assert "..." not in early.out
+
+
+def test_mode_5_asks_for_its_own_arguments(tmp_path: Path) -> None:
+    text = tmp_path / "ge_proto.txt"
+    text.write_text("", "utf-8")
+    om = f"--om={text}"
+    assert atc("--mode=5", cwd=tmp_path).code == "E10004"
+    assert atc("--mode=5", om, cwd=tmp_path).code == "E10004"
+    assert atc("--mode=5", f"--om={__file__}", "--json=o.json", cwd=tmp_path).code == "E10001"
+    assert atc("--mode=5", om, "--json=o.json", cwd=tmp_path).code == "E10055"

@@ -20,14 +20,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_UNNAMED = "the operator it names"
 _FAMILY = 2  # signs of a code that tell the component
 SUCCESS_LINE = "ATC run success"
 FAILURE_LINE = "ATC run failed"
 
 _HEAD = re.compile(
     r"^(?:"
-    r"(?P<old>[EW][0-9A-Z][0-9A-F]{4}): ?(?:\[PID: ?\d+\] ?[\d\-:.]+ ?)?"
-    r"|\[PID: ?\d+\] ?[\d\-:.]+ (?P<name>[\w ]*)\((?P<new>[EW][0-9A-Z][0-9A-F]{4})\): ?"
+    # The stamp differs between releases and was not seen for each, so it may be absent.
+    r"(?P<old>[EW][0-9A-Z][0-9A-F]{4}): ?(?:\[PID: ?\d+\] ?[\d\-:. ]*)?"
+    r"|(?:\[PID: ?\d+\] ?[\d\-:. ]*)?(?P<name>[\w ]*)\((?P<new>[EW][0-9A-Z][0-9A-F]{4})\): ?"
     r")(?P<text>.*)$"
 )
 _INNER_LINE = re.compile(r"^(?P<code>[EW][0-9A-Z][0-9A-F]{4})\s+(?P<text>.*)$")
@@ -192,6 +194,18 @@ def _table() -> dict[str, dict[str, Any]]:
     return entries
 
 
+def advice_table() -> dict[str, dict[str, str]]:
+    """Return title, cause and fix of every code, older names and families included."""
+    return {
+        code: {
+            "title": entry["title"],
+            "cause": entry["cause"],
+            "fix": entry["fix"].replace("{subject}", _UNNAMED),
+        }
+        for code, entry in _table().items()
+    }
+
+
 def known_codes() -> tuple[str, ...]:
     """Return every code with an entry of its own or as an older name."""
     return tuple(code for code in _table() if len(code) > _FAMILY)
@@ -208,7 +222,7 @@ def advise(code: str, subject: str = "") -> Advice:
             "read ATC's cause and solution; run again with --set log=debug for the trace",
         )
     flags = frozenset(k for k in ("custom_op", "unsupported", "inner") if entry.get(k))
-    fix = entry["fix"].replace("{subject}", subject or "the operator it names")
+    fix = entry["fix"].replace("{subject}", subject or _UNNAMED)
     return Advice(code, entry["title"], entry["cause"], fix, flags)
 
 

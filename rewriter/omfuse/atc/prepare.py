@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from omfuse.atc import precision, runfolder
+from omfuse.atc import cache, precision, runfolder
 from omfuse.atc.config import SocConfig, load_soc
 from omfuse.atc.environment import Toolchain
 from omfuse.atc.form.casts import wide_bias
@@ -192,8 +191,15 @@ def _keeps_dtypes(ready: Prepared) -> bool:
     return given in ("must_keep_origin_dtype", "origin")
 
 
-def final_options(ready: Prepared, form: AtcForm, folder: Path) -> AtcOptions:
-    """Write model and option files into the run folder and complete the options."""
+def final_options(ready: Prepared, form: AtcForm, folder: Path, carry: bool = False) -> AtcOptions:
+    """Write model and option files into the run folder and complete the options.
+
+    Args:
+        ready: what was decided.
+        form: the model that ATC reads.
+        folder: the run folder.
+        carry: copy every file that a flag names, because the folder goes to another machine.
+    """
     (folder / "out").mkdir()
     path = save_form(form.model, ready.job.model.parent, folder)
     chosen = ready.options
@@ -205,26 +211,31 @@ def final_options(ready: Prepared, form: AtcForm, folder: Path) -> AtcOptions:
         ready.notes.append("precision mode as given with --set; the preset's own mode is left out")
     else:
         ready.notes += preset.reasons
+    for name in sorted(n for n in flags if getattr(chosen, n) is not None):
+        ready.notes.append(f"{name} as given with --set; the one of the preset is left out")
     flags = {k: v for k, v in flags.items() if getattr(chosen, k) is None}
     shapes = {k: v for k, v in ready.plan.flags.items() if getattr(chosen, k) is None}
-    options = apply_settings(_settled(chosen, folder), {**flags, **shapes}.items())
+    options = apply_settings(_settled(chosen, folder, carry), {**flags, **shapes}.items())
     stem = runfolder.make_plain(ready.job.output.stem)
     return options.replace(model=path, output=folder / "out" / stem)
 
 
-def _settled(options: AtcOptions, folder: Path) -> AtcOptions:
-    """Make paths absolute, since ATC runs elsewhere; files with odd paths are copied along."""
+def _settled(options: AtcOptions, folder: Path, carry: bool) -> AtcOptions:
+    """Make paths absolute, since ATC runs elsewhere; what it may not reach is copied along."""
     changes: dict[str, Path] = {}
     for name in FIELD_NAMES:
         value = getattr(options, name)
         if not isinstance(value, Path) or not str(value):
             continue
-        changes[name] = value.expanduser().absolute()
-        odd = not PLAIN_PATH.match(str(changes[name].resolve()))
-        if odd and FLAGS[name].is_path and changes[name].is_file():
+        real = value.expanduser().absolute()
+        if not FLAGS[name].is_path:
+            changes[name] = value if carry else real
+            continue
+        if real.exists() and (carry or not PLAIN_PATH.match(str(real.resolve()))):
             copy = folder / runfolder.make_plain(f"{name}{value.suffix}")
-            shutil.copyfile(changes[name], copy)
-            changes[name] = copy
+            cache.copy_any(real, copy)
+            real = copy
+        changes[name] = real
     return options.replace(**changes)
 
 

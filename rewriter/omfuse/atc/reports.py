@@ -104,7 +104,10 @@ def _opset_advice(domain: str, op_type: str, version: int | None) -> str:
     )
     older = [v for v in since if version is None or v < version]
     if not older or since[0] > 18:
-        return f"new in opset {since[0]}; export with an older opset, so that it is written out"
+        return (
+            f"new in opset {since[0]}; --opset 17 writes it out where it can, or export with an "
+            "older opset"
+        )
     usable = max((v for v in older if v <= 18), default=older[0])
     if version is not None and version > 18:
         return "shipped plug-ins list most operators up to 18; try --opset 17 or 18"

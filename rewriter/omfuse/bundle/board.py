@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,16 @@ from typing import Any
 import numpy as np
 
 from omfuse.acl.opening import open_om
+from omfuse.bundle.answer import explained
 from omfuse.diff.verdict import judge
 from omfuse.errors import ModelError, NotAvailableError, OmfuseError, ToolchainError, UsageError
 
 MANIFEST = "MANIFEST.sha256"
 DESCRIPTION = "bundle.json"
 _PLACE = "{folder}"
+_BUILD = "op-build-failed.log beside it says why; --opp names a package that is installed already"
+_SUCCESS = "ATC run success"
+_PLAIN = re.compile(r"[A-Za-z0-9\-._/\u4e00-\u9fa5]+\Z")
 
 
 def _say(text: str, stream: Any = None) -> None:
@@ -109,7 +114,9 @@ def check(folder: Path) -> None:
     try:
         lines = (folder / MANIFEST).read_text("utf-8").splitlines()
     except OSError as error:
-        raise ModelError("damaged-bundle", "there is no manifest", str(folder)) from error
+        raise ModelError(
+            "damaged-bundle", "there is no manifest", str(folder), "copy the whole bundle again"
+        ) from error
     for line in lines:
         wanted, name = line.split("  ", 1)
         path = folder / name
@@ -147,12 +154,12 @@ def _operator(
     _call(["bash", str(build), target["preset"], "--out", str(built)], "op-build-failed", out)
     packages = sorted(built.glob("*.run"))
     if not packages:
-        raise ToolchainError("op-build-failed", "the build left no .run file", str(built))
+        raise ToolchainError("op-build-failed", "the build left no .run file", str(built), _BUILD)
     command = ["bash", str(packages[0]), "--quiet", f"--install-path={place}"]
     _call(command, "op-build-failed", out)
     ready = sorted((place / "vendors").glob("*"))
     if not ready:
-        raise ToolchainError("op-build-failed", "the package installed nothing", str(place))
+        raise ToolchainError("op-build-failed", "the package installed nothing", str(place), _BUILD)
     return ready[0]
 
 
@@ -177,22 +184,52 @@ def _atc(device: str) -> list[str]:
 def _compile(
     folder: Path, target: dict[str, Any], program: list[str], out: Path, env: dict[str, str]
 ) -> Path:
-    """Run ATC with the arguments fixed at home."""
+    """Run ATC with the arguments fixed at home.
+
+    Raises:
+        UsageError: ``bad-folder`` for a path that ATC refuses.
+        ToolchainError: ``atc-failed`` with what ATC said and what to do.
+    """
     work: Path = out / target["soc"]
+    if not _PLAIN.match(os.path.realpath(str(work))):
+        raise UsageError(
+            "bad-folder",
+            "ATC takes letters, digits and -._/ in a path only (ATC E10001)",
+            str(work),
+            "move the bundle, or name another folder with --out",
+        )
     shutil.rmtree(str(work), ignore_errors=True)
     shutil.copytree(str(folder / target["folder"]), str(work))
     (work / "out").mkdir(exist_ok=True)
     words = [word.replace(_PLACE, str(work)) for word in target["arguments"]]
     _say(f"compiling for {target['soc']}")
-    _call([*program, *words], "atc-failed", work, env)
+    output, status = _started([*program, *words], "atc-failed", work, env)
+    if status or _SUCCESS not in output:
+        raise explained(output, folder, work / "atc-failed.log")
     made = sorted((work / "out").glob("*.om"))
     if not made:
-        raise ToolchainError("atc-failed", "ATC left no .om", str(work / "out"))
+        raise ToolchainError(
+            "atc-failed", "ATC left no .om", str(work / "out"), "check the free space of the disk"
+        )
     return made[0]
 
 
-def _call(command: list[str], code: str, folder: Path, env: dict[str, str] | None = None) -> None:
-    log = folder / f"{code}.log"
+def _call(command: list[str], code: str, folder: Path) -> None:
+    output, status = _started(command, code, folder, None)
+    if status:
+        lines = output.strip().splitlines()
+        raise ToolchainError(
+            code,
+            f"{Path(command[0]).name} ended with {status}: {' | '.join(lines[-3:])}",
+            str(folder / f"{code}.log"),
+            "the log has all of it",
+        )
+
+
+def _started(
+    command: list[str], code: str, folder: Path, env: dict[str, str] | None
+) -> tuple[str, int]:
+    """Run a program, keep its output in ``<code>.log`` and return output and status."""
     done = subprocess.run(
         command,
         cwd=str(folder),
@@ -201,15 +238,8 @@ def _call(command: list[str], code: str, folder: Path, env: dict[str, str] | Non
         stderr=subprocess.STDOUT,
         check=False,
     )
-    log.write_bytes(done.stdout)
-    if done.returncode:
-        lines = done.stdout.decode(errors="replace").strip().splitlines()
-        raise ToolchainError(
-            code,
-            f"{Path(command[0]).name} ended with {done.returncode}: {' | '.join(lines[-3:])}",
-            str(log),
-            "the log has all of it",
-        )
+    (folder / f"{code}.log").write_bytes(done.stdout)
+    return done.stdout.decode(errors="replace"), done.returncode
 
 
 def _judged(

@@ -18,6 +18,8 @@ from typing import Any
 from omfuse._version import __version__
 from omfuse.atc.cache import file_digest
 from omfuse.atc.job import Job
+from omfuse.atc.messages import advice_table
+from omfuse.bundle.answer import TABLE
 from omfuse.bundle.board import DESCRIPTION, MANIFEST
 from omfuse.errors import NotAvailableError, OutputError, ToolchainError, UsageError
 
@@ -28,7 +30,7 @@ PYTHONS = ("3.8", "3.9", "3.10", "3.11")
 _LIBRARY = (
     "__init__.py", "_version.py", "errors.py", "session.py", "session_protocol.py", "acl",
     "sim/__init__.py", "sim/payload.py", "diff/__init__.py", "diff/metrics.py", "diff/verdict.py",
-    "bundle/__init__.py", "bundle/board.py",
+    "bundle/__init__.py", "bundle/answer.py", "bundle/board.py",
 )  # fmt: skip
 _PLACE = "{folder}"
 
@@ -181,7 +183,7 @@ def _target(job: Job, folder: Path) -> tuple[dict[str, Any], int, dict[str, tupl
     place.mkdir(parents=True)
     ready = prepare(replace(job, output=place / f"{job.model.stem}.om"))
     form = form_of(ready)
-    options = final_options(ready, form, place)
+    options = final_options(ready, form, place, carry=True)
     check_rules(ready, options, Toolchain("ascend", Path("atc"), None), form)
     (place / "out").rmdir()
     words = [word.replace(str(place), _PLACE) for word in options.to_argv()]
@@ -208,6 +210,8 @@ def _sources(folder: Path) -> None:
         _copy(root / "flash_attention", folder / "op" / "flash_attention")
     with resources.as_file(package.joinpath("atc_configs")) as root:
         _copy(root, folder / "configs")
+    table = json.dumps(advice_table(), indent=1, sort_keys=True)
+    (folder / TABLE).write_text(table + "\n", "utf-8")
     with resources.as_file(package) as root:
         for name in _LIBRARY:
             _copy(root / name, folder / "lib" / "omfuse" / name)

@@ -78,7 +78,8 @@ def _attention(blocks: list[dict[str, Any]]) -> None:
     for block in blocks:
         task = "" if block["task"] is None else f"{block['task']}"
         if block["copies"] > 1:
-            task += f" and {block['copies'] - 1} more gears"
+            more = block["copies"] - 1
+            task += f" and {more} more gear{'s' if more > 1 else ''}"
         kernel = block["kernel"] or "none"
         if not block["kernel_stored"]:
             kernel += " (not in the file)"

@@ -105,7 +105,7 @@ def make_form(
     if options.mask_fill is not None:
         clamped = masks.clamp_masks(work, options.mask_fill, folder)
         notes += [
-            f"mask constant {c.name}: {c.lowest:.4g} became {c.fill:g}, which survives fp16 sums"
+            f"mask constant {c.name}: {c.lowest:.4g} became {c.fill:g}, {_sums(c.fill)}"
             for c in clamped[:5]
         ]
     if len(work.graph.node) and names.settle_outputs(work):
@@ -116,10 +116,16 @@ def make_form(
     for graph in all_graphs(work.graph):
         del graph.value_info[:]
     attention = fused.attention_nodes(work, options.attention)
-    warnings = _warnings(work)
+    warnings = _warnings(work, soc)
     if attention and options.attention != "custom" and "warning" in soc.attention:
         warnings.append(str(soc.attention["warning"]))
     return AtcForm(work, model_opset(work), attention, notes, warnings)
+
+
+def _sums(fill: float) -> str:
+    if 2 * fill < masks.FP16_LOWEST:
+        return "but two of them add up to -inf in fp16"
+    return "which survives fp16 sums"
 
 
 def _inline(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
@@ -235,12 +241,13 @@ def _settle_domains(model: onnx.ModelProto, options: FormOptions, notes: list[st
     notes.append(f"domains written out: {', '.join(f'{d} {v}' for d, v in wanted.items())}")
 
 
-def _warnings(model: onnx.ModelProto) -> list[str]:
+def _warnings(model: onnx.ModelProto, soc: SocConfig) -> list[str]:
     found = []
     types = {n.op_type for g in all_graphs(model.graph) for n in g.node}
     for name in sorted(types & _SUBGRAPH_OPS):
         found.append(f"{name} has no parser in ATC (E13010): unroll it at export")
-    if "Softmax" in types and not types & {OP_TYPE, *BUILTIN_TYPES.values()}:
+    fused_types = {OP_TYPE, *BUILTIN_TYPES.values()}
+    if soc.attention["custom"] and "Softmax" in types and not types & fused_types:
         found.append("no FlashAttention in this model; `omfuse rewrite` fuses attention first")
     odd = sorted(
         {

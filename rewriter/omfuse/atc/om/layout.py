@@ -117,6 +117,15 @@ class Partition:
         return NAMES.get(self.kind, f"type {self.kind}")
 
 
+def is_om(path: Path) -> bool:
+    """Tell by the first bytes whether a file is an ``.om``, whatever its name."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == struct.pack("<I", MAGIC)
+    except OSError:
+        return False
+
+
 class OmFile:
     """An open ``.om``: header, and the tables of its models; partitions are read when asked for.
 
@@ -132,12 +141,18 @@ class OmFile:
         try:
             self._stream: BinaryIO = self.path.open("rb")
         except OSError as error:
-            raise ModelError("no-model", f"cannot read: {error.strerror}", str(path)) from None
+            what = f"cannot read: {error.strerror}"
+            raise ModelError("no-model", what, str(path), "correct the path") from None
         try:
             self.size = self.path.stat().st_size
             self.header = self._read_header()
             if self.header.encrypted:
-                raise ModelError("om-encrypted", "the .om is encrypted", where=str(self.path))
+                raise ModelError(
+                    "om-encrypted",
+                    "the .om is encrypted",
+                    where=str(self.path),
+                    hint="ask its maker for the plain file; nothing else in it can be read",
+                )
             if HEADER_BYTES + self.header.length > self.size:
                 announced = HEADER_BYTES + self.header.length
                 raise self.damaged(f"{announced} bytes announced, {self.size} there")
@@ -176,7 +191,8 @@ class OmFile:
                 hint="compile with mode 0",
             )
         if len(head) < HEADER_BYTES or struct.unpack_from("<I", head)[0] != MAGIC:
-            hint = "git lfs pull" if head.startswith(b"version https://git-lfs") else None
+            pointer = head.startswith(b"version https://git-lfs")
+            hint = "git lfs pull" if pointer else "it is no .om, or was cut off; copy it again"
             raise ModelError("not-om", "the file has no .om header", str(self.path), hint)
         values = _HEADER.unpack(head)
         (_, _, version, _, old, encrypted, _, kind, mode, name, ops, user, ir, models) = values[:14]

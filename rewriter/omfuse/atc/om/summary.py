@@ -74,7 +74,12 @@ def _describe(file: OmFile) -> dict[str, Any]:
         if model is not None:
             models.append(model)
     if not models and file.header.model_type != 5:
-        raise ModelError("om-damaged", "the .om holds no model definition", where=str(file.path))
+        raise ModelError(
+            "om-damaged",
+            "the .om holds no model definition",
+            where=str(file.path),
+            hint="compile it again",
+        )
     header = file.header
     found: dict[str, Any] = {
         "path": str(file.path),

@@ -69,8 +69,11 @@ def _target(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
         yield RuleBreak("E10001", "host_env_os", what, "linux and aarch64, or linux and x86_64")
     if soc is None:
         return
-    if o.core_type == "VectorCore" and soc.family != "Ascend310P":
-        yield RuleBreak("", "core_type", f"VectorCore has no effect on {soc.name}", "", "warning")
+    if o.core_type == "VectorCore":
+        what = f"VectorCore has no effect on {soc.name}"
+        if soc.family == "Ascend310P":
+            what = "VectorCore cannot hold matrix operators, FlashAttention among them"
+        yield RuleBreak("", "core_type", what, "drop it", "warning")
     if o.aicore_num is not None:
         yield from _aicore_num(o.aicore_num, soc)
     mode = o.precision_mode or o.precision_mode_v2 or ""
@@ -108,6 +111,11 @@ def _aicore_num(text: str, soc: SocConfig) -> Iterator[RuleBreak]:
     if len(words) > 2 or not is_whole(words[0]) or not (is_whole(words[-1]) or words[-1] == ""):
         yield RuleBreak("E10001", "aicore_num", f"{text!r} is not cube|vector", "8| or 20|40")
         return
+    split = soc.vector_cores > soc.cube_cores  # cores of their own for vector work
+    if (len(words) == 2 and bool(words[1])) != split:
+        form = "cube|vector, such as 20|40" if split else "N|, such as 8|"
+        what = f"{text!r} is not the form documented for {soc.name}"
+        yield RuleBreak("", "aicore_num", what, form, "warning")
     limits = (soc.cube_cores, soc.vector_cores)
     for word, limit, what in zip(words, limits, ("cube", "vector"), strict=False):
         if word and not 1 <= int(word) <= limit:
@@ -191,6 +199,14 @@ def _build(o: AtcOptions, ctx: RuleContext) -> Iterator[RuleBreak]:
     if o.op_debug_level and o.op_compiler_cache_mode in ("enable", "force"):
         yield RuleBreak(
             "", "op_compiler_cache_mode", "ignored while op_debug_level is not 0", "", "warning"
+        )
+    if o.op_compiler_cache_mode == "enable" and not o.op_debug_level:
+        yield RuleBreak(
+            "",
+            "op_compiler_cache_mode",
+            "ATC's own cache keeps the old kernel of a rebuilt operator package",
+            "use force after each `omfuse op build`",
+            "warning",
         )
     if o.op_debug_level == 2:
         yield RuleBreak(

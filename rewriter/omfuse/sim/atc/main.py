@@ -26,7 +26,7 @@ from omfuse.sim.atc.failure import ArgumentTrouble, AtcFailure, Message, fail
 from omfuse.sim.atc.interface import check_dtype_flags, choose_outputs, dtype_name, make_interface
 from omfuse.sim.atc.onnx_parser import check_kernels, check_report, parse
 from omfuse.sim.atc.plugins import load_registry
-from omfuse.sim.atc.shape_flags import match_inputs
+from omfuse.sim.atc.shape_flags import ShapeRequest, match_inputs
 
 _FAILED_STATUS = 255
 
@@ -87,9 +87,27 @@ def _run(
         return _show(given, say)
     if mode == "1":
         return _dump(given)
+    if mode == "5":
+        return _read_dump(given)
     request = check_flags(given)
     for line in _deprecated(given):
         _say(say, line)
+    try:
+        return _work(given, request, env, cwd, say, command)
+    except AtcFailure as found:
+        # Whatever fails from here on is printed after the line of dots.
+        raise AtcFailure(found.messages, started=True) from found
+
+
+def _work(
+    given: Mapping[str, str],
+    request: ShapeRequest,
+    env: Mapping[str, str],
+    cwd: Path,
+    say: object,
+    command: str,
+) -> list[Message]:
+    """Load operators and model, then build."""
     new_parser = env.get("OMFUSE_SIM_ATC_PARSER") == "new"
     registry = load_registry(env, new_parser)
     if given.get("log", "null") != "null" and env.get("ASCEND_SLOG_PRINT_TO_STDOUT") == "1":
@@ -98,7 +116,7 @@ def _run(
     check_platform(given)
     report = _work_folder(env, cwd) / given.get("check_report", "check_result.json")
     parsed = parse(input_path("model", given["model"]), registry, new_parser, report)
-    if mode == "3":
+    if given.get("mode") == "3":
         graph = parsed.model.graph
         text = json.dumps(check_report(graph, parsed.model, new_parser, {}), indent=2)
         report.write_text(text, "utf-8")
@@ -239,6 +257,16 @@ def _show(given: Mapping[str, str], say: object) -> list[Message]:
     }
     _display(attrs, model_def, say)
     return []
+
+
+def _read_dump(given: Mapping[str, str]) -> list[Message]:
+    """Mode 5: the text of a dumped graph as JSON; only its arguments are simulated."""
+    path = input_path("om", given.get("om", ""))
+    if not given.get("json"):
+        raise fail("E10004", "Value for [--json] is empty.")
+    if path.suffix != ".txt":
+        raise fail("E10001", f"Value [{path}] for [--om] is invalid. Reason: It is no .txt file.")
+    raise fail("E10055", "The simulated ATC has no mode 5.")
 
 
 def _dump(given: Mapping[str, str]) -> list[Message]:
