@@ -330,6 +330,7 @@ bool Spend(int64_t delay_us, double deadline, Lock* lock);
 Status Drain(Stream* stream, Lock* lock, int64_t timeout_us, size_t limit);
 Status DrainEvent(Event* event, Lock* lock, int64_t timeout_us);
 void Enqueue(Stream* stream, Op op);
+void StartStream(const std::shared_ptr<Stream>& stream);
 void StopStream(const std::shared_ptr<Stream>& stream, Lock* lock);
 std::shared_ptr<Stream> FindStream(Call* call, aclrtStream handle, int* code);
 
