@@ -229,6 +229,7 @@ write_om(flags["output"] + "_linux_x86_64.om", b"x")
         assert result.manifest is not None
         om = json.loads(result.manifest.read_text("utf-8"))["om"]
         assert om["atc_name"] == "m_linux_x86_64.om"
+        assert "the .om needs weight beside it, wherever it goes" in result.notes
     assert result.cached
 
 

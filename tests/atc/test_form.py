@@ -494,3 +494,24 @@ def test_fusing_is_advised_only_where_a_kernel_is() -> None:
     """
     assert any("omfuse rewrite" in warning for warning in form_of(text).warnings)
     assert not form_of(text, "Ascend310B1").warnings
+
+
+def test_an_input_that_is_no_tensor() -> None:
+    tensor = helper.make_tensor_type_proto(1, [2])
+    value = helper.make_value_info("x", helper.make_sequence_type_proto(tensor))
+    out = helper.make_tensor_value_info("y", 7, [])
+    graph = helper.make_graph(
+        [helper.make_node("SequenceLength", ["x"], ["y"])], "g", [value], [out]
+    )
+    with pytest.raises(ModelError, match="it is a sequence") as caught:
+        make_form(helper.make_model(graph), FormOptions(), P3)
+    assert caught.value.where == "x"
+
+
+def test_bf16_on_a_chip_without_it_is_warned_of() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (bfloat16[2,4] x) => (bfloat16[2,4] y) { y = Identity(x) }
+    """
+    assert any("bf16" in warning for warning in form_of(text).warnings)
+    assert not form_of(text, "Ascend910B3").warnings

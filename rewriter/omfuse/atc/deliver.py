@@ -81,6 +81,9 @@ def deliver(
     """Copy the files of a good run to their places, keep them in the cache, write the manifest."""
     output = ready.job.output
     result.seconds = run.outcome.seconds
+    if run.extra_files:
+        names = ", ".join(path.name for path in run.extra_files)
+        result.notes.append(f"the .om needs {names} beside it, wherever it goes")
     record = {
         "result": {**result.as_dict(), "attention": result.attention},
         "atc_name": run.om.name,

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, inliner, shape_inference
 
 from omfuse.atc.config import SocConfig
-from omfuse.atc.constants import all_graphs
+from omfuse.atc.constants import all_graphs, known_dtypes
 from omfuse.atc.form import attention as fused
 from omfuse.atc.form import builtin, casts, masks, names
 from omfuse.atc.form.builtin_nodes import BUILTIN_TYPES
@@ -148,6 +148,14 @@ def _check_interface(model: onnx.ModelProto) -> None:
 
 def _check_dtypes(model: onnx.ModelProto) -> None:
     for info in (*model.graph.input, *model.graph.output):
+        if info.type.WhichOneof("value") not in (None, "tensor_type"):
+            kind = str(info.type.WhichOneof("value")).partition("_")[0]
+            raise ModelError(
+                "unsupported-dtype",
+                f"it is a {kind}, and ATC's parser reads tensors only (ATC E19999)",
+                where=info.name,
+                hint="export the model with one tensor for each part",
+            )
         dtype = info.type.tensor_type.elem_type
         if dtype in _ODD_TYPES:
             raise ModelError(
@@ -259,6 +267,8 @@ def _warnings(model: onnx.ModelProto, soc: SocConfig) -> list[str]:
     )
     if odd:
         found.append(f"ATC's parser does not read {', '.join(odd)}")
+    if not soc.bf16 and onnx.TensorProto.BFLOAT16 in known_dtypes(model).values():
+        found.append(f"the model holds bf16, which {soc.name} has not: export it in fp16 or fp32")
     return found
 
 
