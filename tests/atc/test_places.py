@@ -202,3 +202,16 @@ def test_linked_weights_are_read(
     (clamped,) = clamp_masks(onnx.load(str(model), load_external_data=False), folder=model.parent)
     assert clamped.lowest < -1e38
     assert cache.file_digest(weights)
+
+
+def test_a_hub_snapshot_compiles(fake_cann: Maker, tmp_path: Path) -> None:
+    """Model and weights are links into a folder of blobs with other names."""
+    model = external(tmp_path)
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    (snapshot / "m.onnx").symlink_to(model)
+    weights = model.parent / "w.bin"
+    weights.rename(weights.with_name("bbbb"))
+    (snapshot / "w.bin").symlink_to(weights.with_name("bbbb"))
+    result = omfuse.compile(snapshot / "m.onnx", tmp_path / "m.om", "310P3", cann=fake_cann())
+    assert any("mask constant m" in note for note in result.notes)

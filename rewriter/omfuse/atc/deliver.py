@@ -57,7 +57,7 @@ def _external(ready: Prepared) -> list[Path]:
     for tensor in onnx.external_data_helper._get_all_tensors(ready.model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             places.update(e.value for e in tensor.external_data if e.key == "location")
-    folder = ready.job.model.parent
+    folder = ready.weights
     return [folder / place for place in sorted(places) if (folder / place).is_file()]
 
 

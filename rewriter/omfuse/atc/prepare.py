@@ -24,18 +24,19 @@ from omfuse.atc.options.problem import OptionsError, RuleContext
 from omfuse.atc.shapes.plan import plan_shapes
 from omfuse.atc.shapes.shape_plan import ShapePlan
 from omfuse.errors import ModelError, UsageError
-from omfuse.graph.model_io import check_external
+from omfuse.graph.model_io import check_external, follow_links
 
 _NAME_MAX = 255  # bytes of a file name
 
 
 @dataclass
 class Prepared:
-    """Everything decided before ATC starts."""
+    """Everything decided before ATC starts; ``weights`` is the folder of external data."""
 
     job: Job
     soc: SocConfig
     model: onnx.ModelProto
+    weights: Path
     plan: ShapePlan
     options: AtcOptions
     notes: list[str]
@@ -46,6 +47,7 @@ def prepare(job: Job) -> Prepared:
     """Read the model, choose shapes and lay the options; raises for everything unusable."""
     soc = load_soc(job.soc)
     model = load_model(job.model)
+    weights = follow_links(model, job.model)
     inputs = graph_inputs(model)
     settings = [*soc.atc.items(), *job.settings]
     options = apply_settings(AtcOptions(soc_version=soc.name), settings)
@@ -60,7 +62,7 @@ def prepare(job: Job) -> Prepared:
                 where=str(folder),
                 hint="--op-path names the vendor folder of an operator package",
             )
-    return Prepared(job, soc, model, plan, options, list(plan.reasons), list(soc.notes))
+    return Prepared(job, soc, model, weights, plan, options, list(plan.reasons), list(soc.notes))
 
 
 def _shape_plan(
@@ -180,7 +182,7 @@ def form_of(ready: Prepared) -> AtcForm:
         shapes=ready.plan.concrete if ready.plan.kind == "static" else {},
         keep_dtypes=keeps,
     )
-    return make_form(ready.model, options, ready.soc, job.model.parent)
+    return make_form(ready.model, options, ready.soc, ready.weights)
 
 
 def _keeps_dtypes(ready: Prepared) -> bool:
@@ -201,7 +203,7 @@ def final_options(ready: Prepared, form: AtcForm, folder: Path, carry: bool = Fa
         carry: copy every file that a flag names, because the folder goes to another machine.
     """
     (folder / "out").mkdir()
-    path = save_form(form.model, ready.job.model.parent, folder)
+    path = save_form(form.model, ready.weights, folder)
     chosen = ready.options
     preset = precision.plan_precision(ready.job.precision, form.model, ready.soc)
     own_mode = chosen.precision_mode is not None or chosen.precision_mode_v2 is not None
