@@ -14,7 +14,9 @@
 namespace omfuse {
 namespace {
 
-constexpr int64_t kFewTasks = 64, kSmallTask = kLanes < 16 ? kLanes : 16;
+// With one vector of rows every product would need a load of its own: two vectors at least.
+constexpr int64_t kFewTasks = 64, kTwoVectors = Vec::kWidth < 8 ? 16 : 2 * Vec::kWidth;
+constexpr int64_t kSmallTask = kLanes < kTwoVectors ? kLanes : kTwoVectors;
 
 int64_t RowsOfHead(const Problem& p) { return p.heads / p.kv_heads * p.q_len; }
 
