@@ -22,11 +22,23 @@ SAMPLE = Path(__file__).parents[2] / "examples" / "sample.onnx"
 SHAPES = ["batch=2", "source=9", "target=5"]
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Native libraries, built once for all tests."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in ("ascendc", "cpu", "emulator", "sim"):
+        (folder / name).mkdir()
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def private_cache(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    built: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMFUSE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    cache = tmp_path_factory.mktemp("cache")
+    for folder in built.iterdir():
+        (cache / folder.name).symlink_to(folder)
+    monkeypatch.setenv("OMFUSE_CACHE_DIR", str(cache))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
