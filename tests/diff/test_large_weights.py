@@ -131,3 +131,16 @@ def test_the_cache_sees_other_weights(pair: tuple[Path, Path], tmp_path: Path) -
         data[: len(data) // 2] = np.roll(data[: len(data) // 2], 32)
         file.write_bytes(data.tobytes())
     assert diff(original, fused, cache=cache).verdict == "pass"
+
+
+def test_a_large_constant_node_is_held(tmp_path: Path) -> None:
+    """A Constant node is no weight that could be cast beside its file."""
+    model = projected(TensorProto.FLOAT16)
+    weight = next(t for t in model.graph.initializer if t.name == "wq0")
+    constant = helper.make_node("Constant", [], ["wq0"], "c", value=weight)
+    model.graph.initializer.remove(weight)
+    model.graph.node.insert(0, constant)
+    fused = omfuse.rewrite(model).model
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, convert_attribute=True)
+    assert diff(path, fused, cache=False).verdict == "pass"

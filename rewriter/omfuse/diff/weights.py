@@ -16,6 +16,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from omfuse.graph.model_io import external_tensors, follow_links
+from omfuse.host import shapes
 
 SMALL = 1 << 20  # bytes
 
@@ -26,7 +27,7 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def load_small(model: onnx.ModelProto, source: Path) -> Path:
-    """Load what is small of a model's external data, in place.
+    """Load what is small of a model's external data, and all of its Constant nodes, in place.
 
     Args:
         model: what was read from ``source``.
@@ -39,6 +40,10 @@ def load_small(model: onnx.ModelProto, source: Path) -> Path:
     for tensor in external_tensors(model):
         if _size(tensor, folder) <= SMALL:
             load(tensor, folder)
+    for graph in shapes.graphs(model.graph):
+        for attribute in (a for node in graph.node for a in node.attribute):
+            if attribute.HasField("t") and is_external(attribute.t):
+                load(attribute.t, folder)
     return folder
 
 
