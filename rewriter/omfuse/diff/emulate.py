@@ -52,9 +52,11 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type in _HALVES:
                 value.type.tensor_type.elem_type = _WIDE
-        large = [_widen_large(t) for t in graph.initializer if _is_large_half(t)]
+        casts = []
         for tensor in graph.initializer:
-            if not _is_large_half(tensor):
+            if _is_large_half(tensor):
+                casts.append(_widen_large(tensor))
+            else:
                 _widen_tensor(tensor)
         for node in graph.node:
             for attribute in node.attribute:
@@ -62,8 +64,8 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
                     attribute.i = _WIDE
                 if attribute.HasField("t"):
                     _widen_tensor(attribute.t)
-        if large:
-            _put_first(graph, large)
+        if casts:
+            _put_first(graph, casts)
     return wide
 
 

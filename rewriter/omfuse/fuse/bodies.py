@@ -32,11 +32,11 @@ def own_bodies(model: onnx.ModelProto) -> dict[str, FunctionProto]:
 def attach(model: onnx.ModelProto, bodies: Iterable[FunctionProto]) -> None:
     """Add bodies that a model does not have yet, in place."""
     model.ir_version = max(model.ir_version, OVERLOADS_IR)
-    have = own_bodies(model)
-    model.functions.extend(body for body in bodies if body.overload not in have)
     drop_refusal(model)
     have = own_bodies(model)
-    if len(have) > 1 and "" not in have:
+    new = {body.overload: body for body in bodies if body.overload not in have}
+    model.functions.extend(new.values())
+    if len(have) + len(new) > 1 and "" not in {*have, *new}:
         model.functions.append(_refusal())
 
 

@@ -61,8 +61,8 @@ class Engine:
         self.kernels: dict[str, str] = {}
         self._libraries = list(options.custom_ops)
         self._where = str(source) if isinstance(source, Path) else None
-        origin = source if isinstance(source, Path) else None
-        origin = Path(options.base_dir) if options.base_dir else origin
+        read_from = source if isinstance(source, Path) else None
+        origin = Path(options.base_dir) if options.base_dir else read_from
         folder: Path | None = None
         payload: str | bytes
         if isinstance(source, Path) and not _needs_work(source, options):

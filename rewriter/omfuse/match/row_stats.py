@@ -16,13 +16,11 @@ class RowStat:
     """One number for each row of ``source``, broadcast along ``axes``.
 
     Attributes:
-        op: ``ReduceSum``, ``ReduceMax`` or ``ReduceLogSumExp``.
         source: the value that is reduced.
         axes: the reduced axes of ``source``, ascending.
         nodes: the reduction, and what stands between it and the value that is read.
     """
 
-    op: str
     source: str
     axes: tuple[int, ...]
     nodes: tuple[Node, ...]
@@ -31,6 +29,7 @@ class RowStat:
 def row_stat(value: str, op: str, view: GraphView, facts: Facts) -> RowStat | None:
     """Read ``value`` as a row statistic that broadcasts against what it was taken from.
 
+    ``op`` is ``ReduceSum``, ``ReduceMax`` or ``ReduceLogSumExp``.
     Looks through Identity, Expand and, after a reduction that drops its axes (as JAX writes it),
     the Reshape or Unsqueeze that puts ones in their place; a maximum may be clamped at -inf.
     Returns None for anything else.
@@ -75,7 +74,7 @@ def _reduction(
             return None
         if facts.shape(top) not in (kept, source):
             return None
-    return RowStat(node.op, node.inputs[0], axes, (node, *passed))
+    return RowStat(node.inputs[0], axes, (node, *passed))
 
 
 def _reduced_axes(node: Node, facts: Facts) -> tuple[int, ...] | None:
