@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import sim_files
+from raw import Raw
 
 from omfuse.host import native
 
@@ -52,3 +53,15 @@ def om(tmp_path: Path) -> Callable[[str], Path]:
         return path if path.exists() else sim_files.write(path, sim_files.PAYLOADS[mode]())
 
     return make
+
+
+@pytest.fixture
+def raw(device, om):
+    return Raw(device, str(om("static")))
+
+
+@pytest.fixture
+def on(raw):
+    raw.start()
+    yield raw
+    raw.stop()
