@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import onnx
 import onnx.parser
 import pytest
@@ -111,3 +115,9 @@ def fake_cann(tmp_path: Path) -> Callable[..., Path]:
         return home
 
     return make
+
+
+def check_schema(document: dict[str, Any]) -> None:
+    name = document["schema"].replace("/", ".")
+    text = files("omfuse").joinpath("schemas", f"{name}.json").read_text("utf-8")
+    jsonschema.validate(document, json.loads(text))
