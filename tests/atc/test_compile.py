@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 import shlex
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from tests.atc.compiling import SHAPES, Maker, compile_fused, package
 from tests.atc.conftest import DONE, GOOD, PLAIN, START, check_schema, parse
 
 import omfuse
@@ -20,24 +20,6 @@ from omfuse.atc.job import CompileResult, Job, output_names
 from omfuse.atc.op_package import version_in_range
 from omfuse.atc.options.problem import OptionsError
 from omfuse.errors import ModelError, NotAvailableError, OmfuseError, OutputError, UsageError
-
-Maker = Callable[..., Path]
-SHAPES = {"batch": 1, "seq": 16}
-
-
-def package(
-    home: Path, keys: str = "ai.onnx::17::FlashAttention", short: str = "ascend310p"
-) -> Path:
-    """Install an operator package as far as it is looked at."""
-    root = home / "opp" / "vendors" / "omfuse"
-    for folder in ("framework/onnx", "op_proto/lib", f"op_impl/ai_core/tbe/config/{short}"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "framework/onnx/libcust_onnx_parsers.so").write_bytes(b"\x7fELF" + keys.encode())
-    (root / "op_proto/lib/libcust.so").write_bytes(b"\x7fELF")
-    described = root / f"op_impl/ai_core/tbe/config/{short}/aic-{short}-ops-info.json"
-    described.write_text('{"OmfuseFlashAttention": {}}', "utf-8")
-    (home / "opp/vendors/config.ini").write_text("load_priority=omfuse\n", "utf-8")
-    return root
 
 
 def test_a_model_becomes_an_om_with_a_manifest(
@@ -254,11 +236,6 @@ def test_the_chip_must_be_installed(fake_cann: Maker, plain: Path, tmp_path: Pat
 
 
 # The operator package
-
-
-def compile_fused(fused: Path, tmp_path: Path, home: Path, **more: object) -> CompileResult:
-    shapes = {"batch": 1, "seq": 32}
-    return omfuse.compile(fused, tmp_path / "m.om", "310P3", shape=shapes, cann=home, **more)  # type: ignore[arg-type]
 
 
 def test_the_operator_is_looked_for_before_atc_starts(

@@ -2,28 +2,15 @@
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from tests.atc.compiling import Maker, cli
 from tests.atc.conftest import DONE, START, check_schema, parse
 
 import omfuse
-from omfuse.cli.app import run
-
-Maker = Callable[..., Path]
-SHAPES = {"batch": 1, "seq": 16}
-
-
-def cli(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        run(["compile", *map(str, words)])
-    out, err = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, out, err
-
 
 SHAPE_WORDS = ("--shape", "batch=1", "--shape", "seq=16")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.atc.compiling import Maker
 from tests.atc.conftest import DONE, GOOD, START
 
 import omfuse
@@ -21,8 +22,6 @@ from omfuse.atc.options.fields import AtcOptions
 from omfuse.atc.process import Tick, run_program
 from omfuse.atc.reports import FusionPass, read_fusion_result
 from omfuse.errors import NotAvailableError, ToolchainError, UsageError
-
-Maker = Callable[..., Path]
 
 
 def drive(home: Path, tmp_path: Path, **more: object) -> AtcRun:

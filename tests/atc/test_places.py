@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from tests.atc.compiling import SHAPES, Maker
 from tests.atc.conftest import GOOD, parse
 
 import omfuse
 from omfuse.atc import cache, runfolder
 from omfuse.atc.form.masks import clamp_masks
 from omfuse.errors import ModelError, NotAvailableError, OmfuseError, OutputError, UsageError
-
-Maker = Callable[..., Path]
-SHAPES = {"batch": 1, "seq": 16}
 
 
 def runs(tmp_path: Path) -> list[Path]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.atc.compiling import SHAPES, Maker, cli, compile_fused, package
 from tests.atc.conftest import GOOD
-from tests.atc.test_compile import SHAPES, cli, compile_fused, package
 
 import omfuse
 from omfuse.atc.config import load_soc, soc_names
@@ -19,7 +18,6 @@ from omfuse.errors import NotAvailableError, OmfuseError, UsageError
 from omfuse.ops.package import PRESETS
 from omfuse.sim.package import CHIPS
 
-Maker = Callable[..., Path]
 REFUSED = """
 import sys
 print("ATC start working now, please wait for a moment.")
