@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -136,6 +137,29 @@ def dynamic_payload(high: int = 8) -> Payload:
     )
     model = sum_model("n").SerializeToString()
     return Payload("Ascend310P3", "dynamic", inputs, outputs, model, work_size=512)
+
+
+def bfloat16_payload() -> Payload:
+    """Twice x in bf16, as ATC makes it of a float model."""
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"], "A")]
+    model = model_of(nodes, {"x": [3]}, {"y": [3]}, dtype=TensorProto.FLOAT)
+    x, y = spec("x", (3,), "bfloat16"), spec("A:0:y", (3,), "bfloat16", onnx_name="y")
+    inside = [replace(one, onnx_dtype="float32") for one in (x, y)]
+    return Payload("Ascend910B3", "static", (inside[0],), (inside[1],), model.SerializeToString())
+
+
+def slow_payload() -> Payload:
+    """Some 30 million multiplications a run, on inputs of any size."""
+    side = 300
+    nodes = [helper.make_node("MatMul", ["x", "x"], ["t0"], "M0")]
+    nodes += [
+        helper.make_node("MatMul", [f"t{i}", "x"], [f"t{i + 1}"], f"M{i + 1}") for i in range(8)
+    ]
+    nodes.append(helper.make_node("Identity", ["t8"], ["y"], "I"))
+    shape = [side, side]
+    model = model_of(nodes, {"x": shape}, {"y": shape}).SerializeToString()
+    inside = spec("x", shape), spec("I:0:y", shape, onnx_name="y")
+    return Payload("Ascend310P3", "static", (inside[0],), (inside[1],), model)
 
 
 PAYLOADS: dict[str, Callable[[], Payload]] = {

@@ -5,12 +5,10 @@ import json
 import numpy as np
 import pytest
 import sim_files
-from onnx import helper
 from sim_files import expected, feeds
 
 from omfuse.cli.app import run
 from omfuse.errors import UsageError
-from omfuse.sim.payload import Payload
 
 
 @pytest.fixture
@@ -27,20 +25,6 @@ def call(*arguments):
     with pytest.raises(SystemExit) as caught:
         run([str(argument) for argument in arguments])
     return caught.value.code
-
-
-def slow_payload():
-    """Some 30 million multiplications a run, on inputs of any size."""
-    side = 300
-    nodes = [helper.make_node("MatMul", ["x", "x"], ["t0"], "M0")]
-    nodes += [
-        helper.make_node("MatMul", [f"t{i}", "x"], [f"t{i + 1}"], f"M{i + 1}") for i in range(8)
-    ]
-    nodes.append(helper.make_node("Identity", ["t8"], ["y"], "I"))
-    shape = [side, side]
-    model = sim_files.model_of(nodes, {"x": shape}, {"y": shape}).SerializeToString()
-    inside = sim_files.spec("x", shape), sim_files.spec("I:0:y", shape, onnx_name="y")
-    return Payload("Ascend310P3", "static", (inside[0],), (inside[1],), model)
 
 
 def document(capsys):
@@ -177,16 +161,14 @@ def test_a_folder_does_not_take_what_belongs_to_single_runs(folder, capsys, devi
 @pytest.mark.parametrize("isolated", [[], ["--isolated"]])
 def test_a_run_that_takes_too_long_is_an_error_of_the_device(isolated, folder, capsys, device):
     """Also while inputs are looked for: no other input helps a device that is gone."""
-    sim_files.write(folder / "slow.om", slow_payload())
+    sim_files.write(folder / "slow.om", sim_files.slow_payload())
     line = ("run", "slow.om", *SIM, "--random", 0, "--timeout", 0.001, *isolated)
     assert call(*line) == 3
     assert "error[acl-507046]" in capsys.readouterr().err
 
 
 def test_bfloat16_from_a_file(folder, capsys, device):
-    from test_session import bfloat16_payload
-
-    sim_files.write(folder / "bf.om", bfloat16_payload())
+    sim_files.write(folder / "bf.om", sim_files.bfloat16_payload())
     x = np.array([1, 2.5, -3], sim_files.numpy_type("bfloat16"))
     np.save(folder / "x.npy", x)
     assert call("run", "bf.om", *SIM, "--input", "x=x.npy", "--save-outputs", "y.npz") == 0

@@ -353,8 +353,12 @@ print("open", flush=True)
     assert (line, said.strip()) == ("open", "[] [] aclFinalizeReference"), problem
 
 
-def test_a_caller_that_is_killed_leaves_no_orphan(om, device):
+def test_a_caller_that_is_killed_leaves_no_orphan_and_no_file(om, device, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     body = f"""
+import tempfile
+tempfile.tempdir = {str(scratch)!r}
 session = open_om({str(om("static"))!r}, "sim", isolated=True)
 print(session.pid, flush=True)
 time.sleep(60)
@@ -367,6 +371,7 @@ time.sleep(60)
     while alive(worker) and time.monotonic() < until:
         time.sleep(0.02)
     assert not alive(worker)
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize("isolated", [False, True])

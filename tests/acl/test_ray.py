@@ -96,12 +96,10 @@ def test_without_an_npu_and_with_a_model_that_is_missing(job, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_the_device_says_is_what_the_caller_hears(job, tmp_path):
-    from test_commands import slow_payload
-
     from omfuse.acl.ray_run import run_on_ray
 
     _, _, out = job
-    model = sim_files.write(tmp_path / "slow.om", slow_payload())
+    model = sim_files.write(tmp_path / "slow.om", sim_files.slow_payload())
     folder = tmp_path / "slow"
     folder.mkdir()
     for index in range(3):

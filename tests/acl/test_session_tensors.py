@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from sim_files import (
+    bfloat16_payload,
     dynamic_payload,
     model_of,
     numpy_type,
@@ -18,36 +19,11 @@ from omfuse.sim.payload import Payload
 
 
 def test_bfloat16(tmp_path, device):
-    import ml_dtypes
-
-    kind = np.dtype(ml_dtypes.bfloat16)
-    nodes = [helper.make_node("Add", ["x", "x"], ["y"], "A")]
-    model = model_of(nodes, {"x": [3]}, {"y": [3]}, dtype=TensorProto.FLOAT)
-    inside = [
-        spec("x", (3,), "bfloat16"),
-        spec("A:0:y", (3,), "bfloat16", onnx_name="y"),
-    ]
-    from dataclasses import replace
-
-    inside = [replace(one, onnx_dtype="float32") for one in inside]
-    payload = Payload(
-        "Ascend910B3", "static", (inside[0],), (inside[1],), model.SerializeToString()
-    )
-    x = np.array([1, 2.5, -3], kind)
-    with open_session(write(tmp_path / "m.om", payload), "sim") as session:
+    x = np.array([1, 2.5, -3], numpy_type("bfloat16"))
+    with open_session(write(tmp_path / "m.om", bfloat16_payload()), "sim") as session:
         result = session.run({"x": x})["y"]
     assert result.dtype == numpy_type("bfloat16")
     np.testing.assert_array_equal(result.astype(float), [2, 5, -6])
-
-
-def bfloat16_payload():
-    from dataclasses import replace
-
-    nodes = [helper.make_node("Add", ["x", "x"], ["y"], "A")]
-    model = model_of(nodes, {"x": [3]}, {"y": [3]}, dtype=TensorProto.FLOAT)
-    x, y = spec("x", (3,), "bfloat16"), spec("A:0:y", (3,), "bfloat16", onnx_name="y")
-    inside = [replace(one, onnx_dtype="float32") for one in (x, y)]
-    return Payload("Ascend910B3", "static", (inside[0],), (inside[1],), model.SerializeToString())
 
 
 @pytest.mark.parametrize("isolated", [False, True])

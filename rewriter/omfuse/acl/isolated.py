@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import select
 import signal
 import struct
@@ -36,11 +35,14 @@ _CLOSE_SECONDS = 10.0
 
 
 class Journal:
-    """The last call of a process, in a file that survives it."""
+    """The last call of a process, in memory that survives it.
 
-    def __init__(self, path: str) -> None:
-        with open(path, "r+b") as file:  # noqa: PTH123
-            self._map = mmap.mmap(file.fileno(), JOURNAL_BYTES)
+    Args:
+        descriptor: of an open file of ``JOURNAL_BYTES`` bytes; the map does not need it later.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, JOURNAL_BYTES)
 
     def write(self, number: int, name: str) -> None:
         """Note a call; cheap enough for every call."""
@@ -89,17 +91,17 @@ class IsolatedSession:
         self._limit = None if timeout is None else 2 * timeout + 5
         self._error: OmfuseError | None = None
         self._closing = False
-        with tempfile.NamedTemporaryFile(prefix="omfuse-acl-", delete=False) as file:
-            file.write(bytes(JOURNAL_BYTES))
-            self._journal_path = file.name
-        self._journal = Journal(self._journal_path)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "omfuse.acl.worker", self._journal_path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C on the terminal is for the caller alone
-        )
+        with tempfile.TemporaryFile() as file:  # without a name no kill can leave it behind
+            file.truncate(JOURNAL_BYTES)
+            self._journal = Journal(file.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "omfuse.acl.worker", str(file.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(file.fileno(),),
+                start_new_session=True,  # a Ctrl-C on the terminal is for the caller alone
+            )
         try:
             request = {"model": str(Path(path).resolve()), "device": device, "index": index}
             request["options"] = {**options, "timeout": timeout}
@@ -248,8 +250,6 @@ class IsolatedSession:
             process.wait(_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             self._kill()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._journal_path)  # noqa: PTH108
         if self._error is None:
             self._journal.close()
 

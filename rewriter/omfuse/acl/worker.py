@@ -93,11 +93,12 @@ def _answer(
     return {"seconds": session.seconds, "kernels": session.kernels}, results
 
 
-def main(journal_path: str) -> int:
+def main(journal_descriptor: int) -> int:
     """Serve until the session closes."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     source, sink = _private_streams()
-    journal = Journal(journal_path)
+    journal = Journal(journal_descriptor)
+    os.close(journal_descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the session closed
         serve(source, sink, journal)
     return 0
@@ -106,7 +107,7 @@ def main(journal_path: str) -> int:
 if __name__ == "__main__":
     # Allocators of the real library outlive its runtime and may crash at a normal exit.
     try:
-        code = main(sys.argv[1])
+        code = main(int(sys.argv[1]))
     except SystemExit as end:
         code = int(end.code or 0)
     os._exit(code)

@@ -34,6 +34,20 @@ int CreateEvent(Call* call, aclrtEvent* out) {
   return call->Return(kOk);
 }
 
+// Puts on a stream that it records an event or waits for it, as `fill` says.
+template <typename Fill>
+int EnqueueFor(Call* call, aclrtStream stream_handle, aclrtEvent handle, Fill fill) {
+  int code = kOk;
+  auto stream = FindStream(call, stream_handle, &code);
+  if (stream == nullptr) return code;
+  auto event = EventOf(call, handle, &code);
+  if (event == nullptr) return code;
+  Op op;
+  fill(stream.get(), event.get(), &op);
+  Enqueue(stream.get(), std::move(op));
+  return call->Return(kOk);
+}
+
 }  // namespace
 }  // namespace simacl
 
@@ -58,35 +72,23 @@ SIMACL_EXPORT aclError aclrtDestroyEvent(aclrtEvent handle) {
   Get().changed.notify_all();
   return call.Return(kOk);
 }
-SIMACL_EXPORT aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
+SIMACL_EXPORT aclError aclrtRecordEvent(aclrtEvent event, aclrtStream stream) {
   SIMACL_ENTER(aclrtRecordEvent);
-  int code = kOk;
-  auto stream = FindStream(&call, stream_handle, &code);
-  if (stream == nullptr) return code;
-  auto event = EventOf(&call, handle, &code);
-  if (event == nullptr) return code;
-  event->stream = stream->handle;
-  Op op;
-  op.what = "record";
-  op.records = event->handle;
-  op.record_ticket = ++event->issued;
-  Enqueue(stream.get(), std::move(op));
-  return call.Return(kOk);
+  return EnqueueFor(&call, stream, event, [](Stream* on, Event* recorded, Op* op) {
+    recorded->stream = on->handle;
+    op->what = "record";
+    op->records = recorded->handle;
+    op->record_ticket = ++recorded->issued;
+  });
 }
-SIMACL_EXPORT aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) {
+SIMACL_EXPORT aclError aclrtStreamWaitEvent(aclrtStream stream, aclrtEvent event) {
   SIMACL_ENTER(aclrtStreamWaitEvent);
-  int code = kOk;
-  auto stream = FindStream(&call, stream_handle, &code);
-  if (stream == nullptr) return code;
-  auto event = EventOf(&call, handle, &code);
-  if (event == nullptr) return code;
-  if (event->issued == 0) Violation("stream waits for an event that was never recorded");
-  Op op;
-  op.what = "wait";
-  op.waits_for = event->handle;
-  op.wait_ticket = event->issued;
-  Enqueue(stream.get(), std::move(op));
-  return call.Return(kOk);
+  return EnqueueFor(&call, stream, event, [](Stream*, Event* awaited, Op* op) {
+    if (awaited->issued == 0) Violation("stream waits for an event that was never recorded");
+    op->what = "wait";
+    op->waits_for = awaited->handle;
+    op->wait_ticket = awaited->issued;
+  });
 }
 SIMACL_EXPORT aclError aclrtSynchronizeEvent(aclrtEvent event) {
   SIMACL_ENTER(aclrtSynchronizeEvent);
