@@ -79,3 +79,15 @@ def test_nothing_needs_the_command_line() -> None:
         if not name.startswith("omfuse.cli") and any(n.startswith("omfuse.cli") for n in needs)
     }
     assert users == {"omfuse.__main__"}
+
+
+def test_no_test_module_is_the_library_of_another() -> None:
+    """What tests share lies in a module that holds no tests, so that a test can move."""
+    borrowed = [
+        f"{file.name}: {node.module}"
+        for file in Path(__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").rpartition(".")[2].startswith("test_")
+    ]
+    assert not borrowed

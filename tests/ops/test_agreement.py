@@ -3,10 +3,8 @@
 import dataclasses
 import re
 
-import onnx
-from onnx import helper
+from tests.ops.form_node import form_node
 
-from omfuse.atc.form.attention import to_custom
 from omfuse.fuse import contract
 from omfuse.ops import check
 from omfuse.ops.package import PRESETS, SOURCES
@@ -30,16 +28,6 @@ def enum(text: str, name: str) -> list[str]:
 
 def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-def form_node(outputs: int = 1) -> onnx.NodeProto:
-    """Return our node as the ATC form writes it."""
-    attrs = contract.FlashAttentionAttrs(4, 2, 0.1234567, softcap=7.654321, causal="top_left")
-    node = contract.make_flash_attention(attrs, ["q", "k", "v"], "y", "n", "s", "o")
-    node.output.extend(["lse"] * (outputs - 1))
-    model = helper.make_model(helper.make_graph([node], "g", [], []))
-    to_custom(model)
-    return model.graph.node[0]
 
 
 def test_inputs_and_outputs_have_the_order_of_the_contract() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from tests.ops.form_node import form_node
 from tests.ops.native_code import shared_library
-from tests.ops.test_agreement import form_node
 
 from omfuse.ops.package import SOURCES
 

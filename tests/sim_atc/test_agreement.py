@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sim_atc.test_codes import FLAGS
+from tests.sim_atc.broken_flags import FLAGS
 
 from omfuse.atc.config import load_soc
 from omfuse.atc.options import rules

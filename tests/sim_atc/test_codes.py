@@ -8,100 +8,13 @@ from typing import Any
 
 import onnx
 import pytest
-from tests.sim_atc.conftest import FORM, IMAGE, STATIC, drive, failure, parse
+from tests.sim_atc.broken_flags import FLAGS, PICTURE, SEQ
+from tests.sim_atc.conftest import FORM, IMAGE, drive, failure, parse
 
 from omfuse.atc.messages import advise, known_codes
 from omfuse.sim.atc.failure import OLD_CODES
 
 pytestmark = pytest.mark.usefixtures("here")
-
-OPEN = "q:-1,2,8,16;k:-1,2,8,16;v:-1,2,8,16"
-SEQ = "q:1,2,-1,16;k:1,2,-1,16;v:1,2,-1,16"
-PICTURE = "x:1,3,-1,-1"
-
-FLAGS: list[tuple[str, dict[str, Any]]] = [
-    ("E10001", {"input_format": "NHWC"}),
-    ("E10001", {"model": "/no/such.onnx"}),
-    ("E10001", {"input_shape": None}),
-    ("E10001", {"auto_tune_mode": "RL,GA"}),
-    ("E10001", {"optypelist_for_implmode": "Gelu"}),
-    ("E10001", {"modify_mixlist": "m.json"}),
-    ("E10001", {"keep_dtype": "/no/such.txt"}),
-    ("E10001", {"out_nodes": "attn:0;y"}),
-    ("E10001", {"output_type": "FP64"}),
-    ("E10001", {"output_type": "attn:0:FP16"}),
-    ("E10001", {"input_hint_shape": "0:[1]", "input_shape": OPEN, "dynamic_batch_size": "1,2"}),
-    ("E10001", {"input_shape": SEQ, "dynamic_dims": "1,1,a;2,2,b"}),
-    ("E10001", {"deterministic_level": "1"}),
-    ("E10001", {"multi_stream_parallel_mode": "LoadBalance:65"}),
-    ("E10001", {"enable_single_stream": "true", "multi_stream_parallel_mode": "cv"}),
-    ("E10001", {"host_env_os": "linux"}),
-    ("E10001", {"static_model_ops_lower_limit": "-2"}),
-    ("E10001", {"optimization_switch": "pass"}),
-    ("E10001", {"is_input_adjust_hw_layout": "true"}),
-    ("E10001", {"is_output_adjust_hw_layout": "maybe", "out_nodes": "attn:0"}),
-    ("E10001", {"raw_ge_options": "[]"}),
-    ("E10001", {"raw_ge_options": '{"compile options": {"global": {"model": "x"}}}'}),
-    ("E10001", {"singleop": "op.json"}),
-    ("E10001", {"precision_mode": "fp16"}),
-    ("E10002", {"input_shape": "q"}),
-    ("E10002", {"input_shape": "q:1.5"}),
-    ("E10002", {"input_shape": "q:1a"}),
-    ("E10003", {"input_shape": OPEN, "dynamic_batch_size": "1;2"}),
-    ("E10003", {"input_shape": SEQ, "dynamic_dims": "1,1;2,2"}),
-    ("E10003", {"framework": "x"}),
-    ("E10003", {"input_shape": PICTURE, "dynamic_image_size": "8,8;4,4", "input_format": "ND"}),
-    ("E10004", {"input_shape": None, "dynamic_batch_size": "1,2"}),
-    ("E10005", {"save_original_model": "1"}),
-    ("E10006", {"status_check": "true"}),
-    ("E10007", {"framework": "2"}),
-    ("E10008", {"framework": "0"}),
-    ("E10009", {"dynamic_batch_size": "1,2", "dynamic_dims": "1;2"}),
-    ("E10010", {"log": "loud"}),
-    ("E10011", {"input_shape": "q:0,2,8,16"}),
-    ("E10012", {"input_shape": "q:;k:-1,2,8,16", "dynamic_batch_size": "1,2"}),
-    ("E10013", {"input_shape": "q:2147483648"}),
-    ("E10014", {"input_shape": "q:batch"}),
-    ("E10016", {"input_shape": "z:1,2,8,16"}),
-    ("E10016", {"input_fp16_nodes": "z"}),
-    ("E10016", {"out_nodes": "nothing"}),
-    ("E10017", {"input_shape": "attn:1,2,8,16"}),
-    ("E10017", {"input_fp16_nodes": "attn"}),
-    ("E10018", {"input_shape": SEQ, "dynamic_batch_size": "1,2"}),
-    ("E10019", {"input_shape": SEQ, "dynamic_image_size": "8,8;16,16"}),
-    ("E10020", {"input_shape": PICTURE, "dynamic_image_size": "8;16"}),
-    ("E10021", {"output": "o" * 254}),
-    ("E10022", {"output": "out/"}),
-    ("E10031", {"input_shape": STATIC, "dynamic_batch_size": "1,2"}),
-    ("E10035", {"input_shape": OPEN, "dynamic_batch_size": "4"}),
-    ("E10036", {"input_shape": OPEN, "dynamic_batch_size": ",".join(map(str, range(1, 102)))}),
-    ("E10037", {"input_shape": SEQ, "dynamic_dims": "1,1,1;2,2"}),
-    ("E10001", {"input_shape": SEQ, "dynamic_dims": "1,1,1;2,2,-2"}),
-    ("E10039", {"input_shape": OPEN, "dynamic_batch_size": "1,2,1"}),
-    ("E10040", {"input_shape": "q:1~2,2,8,16", "dynamic_batch_size": "1,2"}),
-    ("E10040", {"input_shape": STATIC, "dynamic_dims": "1;2"}),
-    ("E10045", {"input_shape": "q:-1,2,8,16", "dynamic_batch_size": "1,2"}),
-    ("E10047", {"compress_weight_conf": "{folder}", "enable_compress_weight": "true"}),
-    ("E10048", {"input_shape": "q:2~1,2,8,16"}),
-    ("E10048", {"input_shape": "1~2,2,8,16"}),
-    ("E10048", {"input_shape_range": "q:1~2,2,8,16"}),
-    ("E10048", {"input_shape": "q:1~2,2,8,16"}),
-    ("E10048", {"input_shape": None, "input_shape_range": "q:[1~2,2,8,16];k:[1~2,2,8,16]"}),
-    ("E10001", {"singleop": "op.json", "framework": None, "display_model_info": "1"}),
-    ("E19999", {"input_shape": "q:1,2,8;k:1,2,8,16;v:1,2,8,16"}),
-    ("E10049", {"input_shape": "q:1~2,2,8;k:1,2,8,16;v:1,2,8,16"}),
-    ("E10050", {"input_shape": "q:1~2,3~4,8,16;k:1~2,2,8,16;v:1~2,2,8,16"}),
-    ("E10054", {"soc_version": None}),
-    ("E10054", {"model": None}),
-    ("E10055", {"soc_version": "Ascend035A"}),
-    ("E10056", {"precision_mode": "force_fp16", "precision_mode_v2": "fp16"}),
-    ("E10058", {"input_shape": SEQ, "dynamic_dims": ""}),
-    ("E11016", {"out_nodes": "attn:1"}),
-    ("E11017", {"out_nodes": "nothing:0"}),
-    ("E20101", {"soc_version": "Ascend310P"}),
-    ("E20101", {"soc_version": "310P3"}),
-    ("E20103", {"aicore_num": "99|"}),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("code", "flags"), FLAGS)
