@@ -215,6 +215,19 @@ def _compare(function: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
     return apply
 
 
+def _extreme(function: Callable[[Any, Any], Any]) -> Callable[[Facts, Node], Array | None]:
+    """Fold Max or Min over any number of inputs; equal sizes need no order."""
+    pick = _compare(function)
+
+    def rule(facts: Facts, node: Node) -> Array | None:
+        result = _in(facts, node, 0)
+        for index in range(1, len(node.inputs)):
+            result = _map(lambda a, b: a if a == b else pick(a, b), result, _in(facts, node, index))
+        return result
+
+    return rule
+
+
 def _where(facts: Facts, node: Node) -> Array | None:
     return _map(lambda c, x, y: x if c else y, *(_in(facts, node, i) for i in range(3)))
 
@@ -278,8 +291,8 @@ _SMALL: dict[str, Callable[[Any, Any], Array | None]] = {
     "Mul": _binary(lambda a, b: a * b),
     "Div": _binary(_div),
     "Pow": _binary(_pow),
-    "Max": _binary(_compare(lambda a, b: max(a, b))),
-    "Min": _binary(_compare(lambda a, b: min(a, b))),
+    "Max": _extreme(lambda a, b: max(a, b)),
+    "Min": _extreme(lambda a, b: min(a, b)),
     "Mod": _binary(_compare(lambda a, b: a % b)),
     "Equal": _binary(_equal),
     "Less": _binary(_compare(lambda a, b: a < b)),

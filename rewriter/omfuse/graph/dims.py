@@ -29,11 +29,12 @@ class Dim:
         return isinstance(other, Dim) and self.terms == other.terms
 
     def __repr__(self) -> str:
-        parts = []
-        for symbols, factor in sorted(self.terms.items()):
-            names = [] if factor == 1 and symbols else [str(factor)]
-            parts.append("*".join([*names, *symbols]))
-        return "+".join(parts)
+        text = ""
+        for symbols, factor in sorted(self.terms.items(), key=lambda term: (term[1] < 0, term[0])):
+            names = [] if abs(factor) == 1 and symbols else [str(abs(factor))]
+            sign = "-" if factor < 0 else "+" if text else ""
+            text += sign + "*".join([*names, *symbols])
+        return text
 
     def __add__(self, other: Size) -> Size:
         terms = dict(self.terms)
@@ -75,7 +76,11 @@ def symbol(name: str) -> Dim:
 
 
 def _terms(size: Size) -> dict[Monomial, int]:
-    return size.terms if isinstance(size, Dim) else {(): int(size)}
+    if isinstance(size, Dim):
+        return size.terms
+    if int(size) != size:
+        raise TypeError(f"{size} is not a whole number")
+    return {(): int(size)}
 
 
 def _simplify(terms: dict[Monomial, int]) -> Size:
@@ -131,6 +136,13 @@ def divide(a: Size, b: Size) -> Size:
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     return symbol(f"({a!r}//{b!r})")
+
+
+def is_negative(size: object) -> bool:
+    """Tell whether a position is negative whatever its symbols stand for: counted from the end."""
+    if isinstance(size, Dim):
+        return all(factor < 0 for factor in size.terms.values())
+    return isinstance(size, int) and size < 0
 
 
 def product(sizes: tuple[Size, ...] | list[Size]) -> Size:

@@ -15,7 +15,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from omfuse.graph import content_rules, dtype_rules, ort_shape_rules, shape_rules
+from omfuse.graph import (
+    content_rules,
+    dtype_rules,
+    layout_shape_rules,
+    ort_shape_rules,
+    shape_rules,
+    spatial_shape_rules,
+)
 from omfuse.graph.dims import Size, symbol
 from omfuse.graph.valid import Schemas, check_nodes
 from omfuse.graph.view import GraphView, Node
@@ -27,7 +34,8 @@ Result = TypeVar("Result")
 SMALL = 64  # contents up to this many elements are followed through shape arithmetic
 FOLD_LIMIT = 1 << 22  # constants up to this many elements are evaluated on demand
 
-shape_rules.declare(ort_shape_rules.RULES)
+for _rules in (layout_shape_rules, spatial_shape_rules, ort_shape_rules):
+    shape_rules.declare(_rules.RULES)
 
 
 class Facts:
@@ -295,10 +303,30 @@ def _declared_types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape | None
     except Exception:  # a model that onnx cannot infer is still matched by our own rules
         return given
     found = _value_infos(inferred.graph)
-    for name, (elem, shape) in given.items():
+    foreign = _apart(given, {value.name for value in (*model.graph.input, *model.graph.output)})
+    for name, (elem, shape) in foreign.items():
         if name not in found or found[name][1] is None:
             found[name] = (elem, shape)
     return found
+
+
+def _apart(
+    given: dict[str, tuple[int, Shape | None]], interface: set[str]
+) -> dict[str, tuple[int, Shape | None]]:
+    """Rename the symbols that an earlier run of onnx's inference made up and left in the file.
+
+    The next run makes up the same names for other sizes, except for those of the interface.
+    """
+    kept = {size for name in interface for size in given.get(name, (0, None))[1] or ()}
+
+    def rename(size: Size) -> Size:
+        made_up = repr(size).startswith("unk__") and size not in kept
+        return symbol(f"file.{size!r}") if made_up else size
+
+    return {
+        name: (elem, None if shape is None else tuple(map(rename, shape)))
+        for name, (elem, shape) in given.items()
+    }
 
 
 def operand(facts: Facts, node: Node, index: int) -> str | None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from omfuse.graph.shape_rules import Rule, Shape, conv_shape, matmul_shape, shape_of
+from omfuse.graph.shape_rules import Rule, Shape, matmul_shape, shape_of
+from omfuse.graph.spatial_shape_rules import conv_shape
 
 if TYPE_CHECKING:
     from omfuse.graph.facts import Facts

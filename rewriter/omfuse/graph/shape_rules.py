@@ -1,4 +1,4 @@
-"""Output shapes with symbolic dimensions, for the operators that move axes about.
+"""Output shapes with symbolic dimensions: what all rules share, arithmetic, products, states.
 
 Operators without a rule here fall back on ``onnx.shape_inference``.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from omfuse.graph.dims import Dim, Size, broadcast, divide, exact_quotient, product, symbol
+from omfuse.graph.dims import Dim, Size, broadcast, divide
 
 if TYPE_CHECKING:
     from omfuse.graph.facts import Facts
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Shape = tuple[Size, ...]
 Rule = Callable[[Any, Any, int], Shape | None]  # (facts, node, index of the output)
-_FAR = 1 << 30
 
 
 def infer(facts: Facts, node: Node, index: int) -> Shape | None:
@@ -55,7 +54,12 @@ def shape_of(facts: Facts, node: Node, index: int) -> Shape:
     return shape
 
 
-def _sizes(facts: Facts, node: Node, index: int, attribute: str | None = None) -> list[Any]:
+def sizes_of(facts: Facts, node: Node, index: int, attribute: str | None = None) -> list[Any]:
+    """Return the numbers and sizes that an attribute or a small input holds.
+
+    Raises:
+        KeyError: they are not known.
+    """
     if attribute is not None and attribute in node.attrs:
         return list(node.attrs[attribute])
     content = facts.content(node.inputs[index])
@@ -64,8 +68,9 @@ def _sizes(facts: Facts, node: Node, index: int, attribute: str | None = None) -
     return list(content.reshape(-1).tolist())
 
 
-def _same(facts: Facts, node: Node, _index: int) -> Shape:
-    return shape_of(facts, node, 0)
+def _same(facts: Facts, node: Node, index: int) -> Shape | None:
+    """Give the first output the shape of the first input; other outputs hold other things."""
+    return shape_of(facts, node, 0) if index == 0 else None
 
 
 def _elementwise(facts: Facts, node: Node, _index: int) -> Shape:
@@ -76,44 +81,6 @@ def _elementwise(facts: Facts, node: Node, _index: int) -> Shape:
         for axis, size in enumerate(shape, rank - len(shape)):
             result[axis] = broadcast(result[axis], size)
     return tuple(result)
-
-
-def _fresh(node: Node, axis: int) -> Dim:
-    return symbol(f"{node.outputs[0]}.{axis}")
-
-
-def _reshape(facts: Facts, node: Node, _index: int) -> Shape | None:
-    target_shape = facts.content(node.inputs[1])
-    source = facts.shape(node.inputs[0])
-    if target_shape is None:
-        rank_shape = facts.shape(node.inputs[1])
-        if rank_shape and isinstance(rank_shape[0], int):
-            return tuple(_fresh(node, axis) for axis in range(rank_shape[0]))
-        return None
-    target = list(target_shape.reshape(-1).tolist())
-    keep_zero = node.attrs.get("allowzero", 0)
-    result: list[Size] = []
-    hole = None
-    for axis, size in enumerate(target):
-        if size == 0 and not keep_zero:
-            result.append(source[axis] if source is not None else _fresh(node, axis))
-        elif size == -1:
-            hole = axis
-            result.append(1)
-        else:
-            result.append(size)
-    if hole is not None:
-        if source is None:
-            result[hole] = _fresh(node, hole)
-        else:
-            result[hole] = divide(product(list(source)), product(result))
-    return tuple(result)
-
-
-def _transpose(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = shape_of(facts, node, 0)
-    perm = node.attrs.get("perm") or list(range(len(shape)))[::-1]
-    return tuple(shape[axis] for axis in perm)
 
 
 def _matmul(facts: Facts, node: Node, _index: int) -> Shape:
@@ -148,124 +115,21 @@ def _einsum(facts: Facts, node: Node, _index: int) -> Shape:
     return tuple(sizes[letter] for letter in out)
 
 
-def _axes(facts: Facts, node: Node) -> list[int] | None:
+def axes_of(facts: Facts, node: Node) -> list[int] | None:
+    """Return the axes that an attribute or the second input names, None for all.
+
+    Raises:
+        KeyError: the input is not known.
+    """
     if "axes" in node.attrs:
         return list(node.attrs["axes"])
     if len(node.inputs) > 1 and node.inputs[1]:
-        return [int(x) for x in _sizes(facts, node, 1)]
+        return [int(x) for x in sizes_of(facts, node, 1)]
     return None
 
 
-def _unsqueeze(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axes = list(shape_of(facts, node, 0)), _axes(facts, node) or []
-    rank = len(shape) + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
-        shape.insert(axis, 1)
-    return tuple(shape)
-
-
-def _squeeze(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axes = shape_of(facts, node, 0), _axes(facts, node)
-    if axes is None:
-        if any(isinstance(size, Dim) for size in shape):
-            raise ValueError
-        return tuple(size for size in shape if size != 1)
-    gone = {axis % len(shape) for axis in axes}
-    return tuple(size for axis, size in enumerate(shape) if axis not in gone)
-
-
-def _concat(facts: Facts, node: Node, _index: int) -> Shape:
-    shapes = [list(shape_of(facts, node, i)) for i in range(len(node.inputs))]
-    axis = node.attrs["axis"] % len(shapes[0])
-    result: list[Size] = list(shapes[0])
-    for shape in shapes[1:]:
-        for other, size in enumerate(shape):
-            if other == axis:
-                result[axis] = result[axis] + size
-            elif isinstance(size, int):
-                result[other] = size
-    return tuple(result)
-
-
-def _slice(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = list(shape_of(facts, node, 0))
-    try:
-        starts, ends = _sizes(facts, node, 1, "starts"), _sizes(facts, node, 2, "ends")
-    except KeyError:
-        cut = _slice_axes(facts, node, len(shape))
-        return tuple(_fresh(node, i) if i in cut else size for i, size in enumerate(shape))
-    has_axes = "axes" in node.attrs or (len(node.inputs) > 3 and node.inputs[3])
-    axes = _sizes(facts, node, 3, "axes") if has_axes else list(range(len(starts)))
-    steps = _sizes(facts, node, 4) if len(node.inputs) > 4 and node.inputs[4] else [1] * len(axes)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        shape[axis] = _slice_length(shape[axis], start, end, step, _fresh(node, axis % len(shape)))
-    return tuple(shape)
-
-
-def _slice_axes(facts: Facts, node: Node, rank: int) -> set[int]:
-    if len(node.inputs) > 3 and node.inputs[3]:
-        content = facts.content(node.inputs[3])
-        if content is not None:
-            return {int(axis) % rank for axis in content.reshape(-1).tolist()}
-    return set(range(rank))
-
-
-def _slice_length(size: Size, start: Any, end: Any, step: Any, unknown: Dim) -> Size:
-    if step != 1:
-        if isinstance(size, int) and all(isinstance(x, int) for x in (start, end, step)):
-            return len(range(*slice(start, end, step).indices(size)))
-        return unknown
-    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
-        return len(range(*slice(start, end).indices(size)))
-    if (isinstance(end, int) and end >= _FAR) or end == size:
-        end = size
-    elif isinstance(end, int) and end < 0:
-        end = size + end
-    elif isinstance(end, int) and isinstance(size, Dim):
-        return unknown if start != 0 else symbol(f"min({size!r},{end})")
-    if isinstance(start, int) and start < 0:
-        start = size + start
-    if end == size or isinstance(end, Dim):
-        length: Size = end - start  # exporters slice with sizes that fit
-        return length
-    return unknown
-
-
-def _expand(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = shape_of(facts, node, 0)
-    target = _sizes(facts, node, 1)
-    rank = max(len(shape), len(target))
-    padded = [1] * (rank - len(shape)) + list(shape)
-    wanted = [1] * (rank - len(target)) + target
-    return tuple(broadcast(w, s) if w != 1 else s for s, w in zip(padded, wanted, strict=True))
-
-
-def _tile(facts: Facts, node: Node, _index: int) -> Shape:
-    repeats = _sizes(facts, node, 1)
-    return tuple(s * r for s, r in zip(shape_of(facts, node, 0), repeats, strict=True))
-
-
-def _gather(facts: Facts, node: Node, _index: int) -> Shape:
-    data, index = shape_of(facts, node, 0), shape_of(facts, node, 1)
-    axis = node.attrs.get("axis", 0) % len(data)
-    return (*data[:axis], *index, *data[axis + 1 :])
-
-
-def _split(facts: Facts, node: Node, index: int) -> Shape:
-    shape = list(shape_of(facts, node, 0))
-    axis = node.attrs.get("axis", 0) % len(shape)
-    if "split" in node.attrs or (len(node.inputs) > 1 and node.inputs[1]):
-        shape[axis] = _sizes(facts, node, 1, "split")[index]
-        return tuple(shape)
-    part = exact_quotient(shape[axis], len(node.outputs))
-    if part is None:
-        raise ValueError
-    shape[axis] = part
-    return tuple(shape)
-
-
 def _constant_of_shape(facts: Facts, node: Node, _index: int) -> Shape:
-    return tuple(_sizes(facts, node, 0))
+    return tuple(sizes_of(facts, node, 0))
 
 
 def _gemm(facts: Facts, node: Node, _index: int) -> Shape:
@@ -274,7 +138,7 @@ def _gemm(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _reduce(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axes = shape_of(facts, node, 0), _axes(facts, node)
+    shape, axes = shape_of(facts, node, 0), axes_of(facts, node)
     gone = set(range(len(shape))) if axes is None else {axis % len(shape) for axis in axes}
     if node.attrs.get("keepdims", 1):
         return tuple(1 if axis in gone else size for axis, size in enumerate(shape))
@@ -282,7 +146,7 @@ def _reduce(facts: Facts, node: Node, _index: int) -> Shape:
 
 
 def _range(facts: Facts, node: Node, _index: int) -> Shape:
-    start, limit, step = (_sizes(facts, node, i)[0] for i in range(3))
+    start, limit, step = (sizes_of(facts, node, i)[0] for i in range(3))
     if isinstance(start, Dim) or isinstance(limit, Dim):
         if step != 1:
             raise ValueError
@@ -301,107 +165,91 @@ def _if(facts: Facts, node: Node, index: int) -> Shape | None:
     return shapes.pop() if len(shapes) == 1 else None
 
 
-def _pad(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, pads = list(shape_of(facts, node, 0)), _sizes(facts, node, 1, "pads")
-    if len(node.inputs) > 3 and node.inputs[3]:
-        axes = [int(axis) % len(shape) for axis in _sizes(facts, node, 3)]
-    else:
-        axes = list(range(len(shape)))
-    for position, axis in enumerate(axes):
-        shape[axis] = shape[axis] + pads[position] + pads[position + len(axes)]
+def _arg_reduce(facts: Facts, node: Node, _index: int) -> Shape:
+    shape, axis = (
+        shape_of(facts, node, 0),
+        node.attrs.get("axis", 0) % len(shape_of(facts, node, 0)),
+    )
+    return (*shape[:axis], *([1] if node.attrs.get("keepdims", 1) else []), *shape[axis + 1 :])
+
+
+def _top_k(facts: Facts, node: Node, _index: int) -> Shape:
+    shape = list(shape_of(facts, node, 0))
+    count = node.attrs["k"] if "k" in node.attrs else sizes_of(facts, node, 1)[0]
+    shape[node.attrs.get("axis", -1)] = count
     return tuple(shape)
 
 
-def _conv(facts: Facts, node: Node, _index: int) -> Shape:
-    return conv_shape(shape_of(facts, node, 0), shape_of(facts, node, 1), node)
+def _one_hot(facts: Facts, node: Node, _index: int) -> Shape:
+    shape = list(shape_of(facts, node, 0))
+    axis = node.attrs.get("axis", -1) % (len(shape) + 1)
+    (depth,) = sizes_of(facts, node, 1)
+    return (*shape[:axis], depth, *shape[axis:])
 
 
-def conv_shape(data: Shape, weight: Shape, node: Node) -> Shape:
-    """Return the output of a convolution over ``[N, C, ...]``.
-
-    Raises:
-        ValueError: ``auto_pad`` is used.
-    """
-    spatial = len(data) - 2
-    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        raise ValueError
-    pads = node.attrs.get("pads", [0] * 2 * spatial)
-    strides = node.attrs.get("strides", [1] * spatial)
-    dilations = node.attrs.get("dilations", [1] * spatial)
-    kernel = node.attrs.get("kernel_shape", weight[2:])
-    result: list[Size] = [data[0], weight[0]]
-    for axis in range(spatial):
-        reach = dilations[axis] * (kernel[axis] - 1) + 1
-        room = data[axis + 2] + pads[axis] + pads[axis + spatial] - reach
-        result.append(divide(room, strides[axis]) + 1)
-    return tuple(result)
+def _recurrent(facts: Facts, node: Node, index: int) -> Shape:
+    """All states ``[S, D, B, H]``, the last ones ``[D, B, H]``; layout 1 puts the batch first."""
+    data, directions = shape_of(facts, node, 0), shape_of(facts, node, 1)[0]
+    hidden = shape_of(facts, node, 2)[2]
+    if node.attrs.get("layout", 0):
+        batch, steps = data[0], data[1]
+        return (batch, steps, directions, hidden) if index == 0 else (batch, directions, hidden)
+    steps, batch = data[0], data[1]
+    return (steps, directions, batch, hidden) if index == 0 else (directions, batch, hidden)
 
 
-def _like_indices(facts: Facts, node: Node, _index: int) -> Shape:
-    return shape_of(facts, node, 1)
-
-
-def _gather_nd(facts: Facts, node: Node, _index: int) -> Shape:
-    data, indices = shape_of(facts, node, 0), shape_of(facts, node, 1)
-    depth, batch = indices[-1], node.attrs.get("batch_dims", 0)
-    if not isinstance(depth, int):
-        raise ValueError
-    return (*indices[:-1], *data[batch + depth :])
-
-
-def _flatten(facts: Facts, node: Node, _index: int) -> Shape:
-    shape, axis = list(shape_of(facts, node, 0)), node.attrs.get("axis", 1)
-    axis = axis % len(shape) if axis < 0 else axis
-    return product(shape[:axis]), product(shape[axis:])
-
-
-def _resize(facts: Facts, node: Node, _index: int) -> Shape:
-    shape = shape_of(facts, node, 0)
-    if len(node.inputs) > 3 and node.inputs[3]:
-        return tuple(_sizes(facts, node, 3))
-    scales = _sizes(facts, node, 2)
-    if any(scale != int(scale) for scale in scales):
-        raise ValueError
-    return tuple(size * int(scale) for size, scale in zip(shape, scales, strict=True))
+def _attention(facts: Facts, node: Node, index: int) -> Shape | None:
+    """Output of the standard operator, and its keys and values with those of the past."""
+    query, key, value = (shape_of(facts, node, i) for i in range(3))
+    if index == 0:
+        if len(query) == 4:
+            return (*query[:3], value[3])
+        width = divide(value[2], node.attrs["kv_num_heads"]) * node.attrs["q_num_heads"]
+        return (*query[:2], width)
+    if index not in (1, 2):
+        return None
+    now, past = (key, value)[index - 1], index + 3
+    if len(now) == 3:
+        heads = node.attrs["kv_num_heads"]
+        now = (now[0], heads, now[1], divide(now[2], heads))
+    if len(node.inputs) > past and node.inputs[past]:
+        now = (*now[:2], shape_of(facts, node, past)[2] + now[2], now[3])
+    return now
 
 
 _BINARY = """
-    Add Sub Mul Div Pow Max Min Mod Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Where
-    Sum PRelu
+    Add Sub Mul Div Pow Max Min Mean Sum Mod And Or Xor Where PRelu SwiGLU
+    Equal Less LessOrEqual Greater GreaterOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor
 """
 _UNARY = """
-    Identity Cast CastLike Neg Sqrt Exp Log Tanh Sigmoid Relu Erf Softmax LogSoftmax Dropout Clip
-    Not IsNaN Abs Reciprocal Floor Ceil Round Sin Cos Gelu LeakyRelu HardSwish HardSigmoid Elu
-    Softplus CumSum Trilu ScatterND ScatterElements LayerNormalization RMSNormalization
-    InstanceNormalization GroupNormalization BatchNormalization QuantizeLinear DequantizeLinear
-    Hardmax RotaryEmbedding
+    Identity Cast CastLike Bernoulli QuantizeLinear DequantizeLinear
+    Neg Abs Sign Sqrt Reciprocal Exp Log Erf Floor Ceil Round Not BitwiseNot IsNaN IsInf
+    Sin Cos Tan Asin Acos Atan Sinh Cosh Tanh Asinh Acosh Atanh
+    Relu LeakyRelu ThresholdedRelu Elu Selu Celu Gelu Mish Swish Sigmoid HardSigmoid HardSwish
+    Softplus Softsign Shrink Clip Softmax LogSoftmax Hardmax Dropout
+    LayerNormalization RMSNormalization InstanceNormalization GroupNormalization
+    BatchNormalization LpNormalization MeanVarianceNormalization LRN RotaryEmbedding
+    CumSum CumProd Trilu ReverseSequence Scatter ScatterND ScatterElements TensorScatter
+    EyeLike RandomNormalLike RandomUniformLike
 """
-_REDUCE = "ReduceSum ReduceMax ReduceMin ReduceMean ReduceProd ReduceL2 ReduceL1 ReduceLogSumExp"
+_REDUCE = """
+    ReduceSum ReduceMax ReduceMin ReduceMean ReduceProd ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceSumSquare
+"""
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_BINARY.split(), _elementwise),
     **dict.fromkeys(_UNARY.split(), _same),
     **dict.fromkeys(_REDUCE.split(), _reduce),
-    "Reshape": _reshape,
-    "Transpose": _transpose,
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
-    "Concat": _concat,
-    "Slice": _slice,
-    "Expand": _expand,
-    "Tile": _tile,
-    "Gather": _gather,
-    "Split": _split,
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
     "If": _if,
-    "Pad": _pad,
-    "Conv": _conv,
-    "GatherElements": _like_indices,
-    "GatherND": _gather_nd,
-    "Flatten": _flatten,
-    "Resize": _resize,
+    **dict.fromkeys(("ArgMax", "ArgMin"), _arg_reduce),
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), _recurrent),
+    "TopK": _top_k,
+    "OneHot": _one_hot,
+    "Attention": _attention,
 }

@@ -79,15 +79,23 @@ def complement(value: str, of: str, view: GraphView, facts: Facts) -> float | No
     for index in (0, 1):
         number = facts.scalar(node.inputs[index])
         inner = view.producer(node.inputs[1 - index])
-        if (
-            number is not None
-            and inner is not None
-            and inner.op == "Sub"
-            and facts.scalar(inner.inputs[0]) == 1.0
-            and inner.inputs[1] == of
-        ):
+        if number is None or inner is None or not np.isfinite(number):
+            continue
+        if inner.op == "Sub" and facts.scalar(inner.inputs[0]) == 1.0 and inner.inputs[1] == of:
+            return number
+        drop, keep_bits = _bits(node.inputs[1 - index], view, facts), _bits(of, view, facts)
+        negation = view.producer(drop) if drop else None
+        if negation is not None and negation.op == "Not" and negation.inputs[0] == keep_bits:
             return number
     return None
+
+
+def _bits(value: str, view: GraphView, facts: Facts) -> str | None:
+    """Return the booleans of which ``value`` is a cast."""
+    node = view.producer(value)
+    if node is None or node.op != "Cast" or facts.dtype(node.inputs[0]) != TensorProto.BOOL:
+        return None
+    return node.inputs[0]
 
 
 def zero_or_huge(value: str, view: GraphView, facts: Facts, huge: float) -> bool:
