@@ -75,6 +75,11 @@ def symbol(name: str) -> Dim:
     return Dim({(name,): 1})
 
 
+def unknown(name: str) -> Dim:
+    """Return a dimension of which nothing is known, to be replaced by any that is equal."""
+    return symbol(f"~{name}")
+
+
 def _terms(size: Size) -> dict[Monomial, int]:
     if isinstance(size, Dim):
         return size.terms
@@ -154,7 +159,11 @@ def product(sizes: tuple[Size, ...] | list[Size]) -> Size:
 
 
 def broadcast(a: Size, b: Size) -> Size:
-    """Return the broadcast of two dimensions; an unknown against a known non-one is the known."""
+    """Return the broadcast of two dimensions.
+
+    An unknown against a known non-one is the known; of two unknowns that differ in name, which
+    must be equal unless one is 1, :func:`preferred` chooses.
+    """
     if a == b or b == 1:
         return a
     if a == 1:
@@ -163,4 +172,12 @@ def broadcast(a: Size, b: Size) -> Size:
         return a
     if isinstance(b, int):
         return b
-    return min((a, b), key=lambda size: ("unk__" in repr(size) or "?" in repr(size), repr(size)))
+    return preferred(a, b)
+
+
+def preferred(a: Dim, b: Dim) -> Dim:
+    """Return the more telling of two equal sizes, the first if neither is.
+
+    Names of the inputs come before unnamed sizes of theirs, both before what was made up later.
+    """
+    return min((a, b), key=lambda size: ("~" in repr(size), "?" in repr(size)))

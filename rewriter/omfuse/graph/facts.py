@@ -18,12 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from omfuse.graph import (
     content_rules,
     dtype_rules,
+    equal_sizes,
     layout_shape_rules,
     ort_shape_rules,
     shape_rules,
     spatial_shape_rules,
 )
-from omfuse.graph.dims import Size, symbol
+from omfuse.graph.dims import Dim, Size, symbol, unknown
+from omfuse.graph.equal_sizes import replaced
 from omfuse.graph.valid import Schemas, check_nodes
 from omfuse.graph.view import GraphView, Node
 
@@ -160,6 +162,8 @@ class Facts:
                 if not output:
                     continue
                 shape = _or_unknown(shape_rules.infer, self, node, index)
+                if content is not None and index == 0:
+                    shape = content.shape
                 declared = self._declared.get(output, (0, None))[1]
                 if shape is None:
                     shape = declared
@@ -170,6 +174,24 @@ class Facts:
                     )
                 if shape is not None:
                     self.shapes[output] = shape
+            for name, size in equal_sizes.forced(self, node):
+                self._unify(name, size)
+
+    def _unify(self, name: str, size: Size) -> None:
+        """Replace a symbol by the size that it equals, in all that is known."""
+        by = {name: size}
+        self.shapes = {v: tuple(replaced(s, by) for s in shape) for v, shape in self.shapes.items()}
+        self._declared = {
+            v: (elem, None if shape is None else tuple(replaced(s, by) for s in shape))
+            for v, (elem, shape) in self._declared.items()
+        }
+        for value, content in self.contents.items():
+            flat = content.reshape(-1).tolist()
+            if any(isinstance(x, Dim) for x in flat):
+                self.contents[value] = content_rules.objects(
+                    [replaced(x, by) if isinstance(x, Dim) else x for x in flat]
+                ).reshape(content.shape)
+        self._branches.clear()
 
 
 def _or_unknown(rule: Callable[..., Result], facts: Facts, *subject: Any) -> Result | None:
@@ -253,7 +275,7 @@ def _agree(
     if a[1] is None or b[1] is None or len(a[1]) != len(b[1]):
         return dtype, None
     pairs = enumerate(zip(a[1], b[1], strict=True))
-    return dtype, tuple(x if x == y else symbol(f"?{name}.{axis}") for axis, (x, y) in pairs)
+    return dtype, tuple(x if x == y else unknown(f"{name}.{axis}") for axis, (x, y) in pairs)
 
 
 def _standard_opset(imports: Iterable[onnx.OperatorSetIdProto], default: int) -> int:
@@ -302,30 +324,39 @@ def _declared_types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape | None
         inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
     except Exception:  # a model that onnx cannot infer is still matched by our own rules
         return given
-    found = _value_infos(inferred.graph)
-    foreign = _apart(given, {value.name for value in (*model.graph.input, *model.graph.output)})
-    for name, (elem, shape) in foreign.items():
+    named = {
+        size
+        for value in graph.input
+        for size in given.get(value.name, (0, None))[1] or ()
+        if isinstance(size, Dim)
+    }
+    found = _marked(_value_infos(inferred.graph), named, "")
+    for name, (elem, shape) in _marked(given, named, "file.").items():
         if name not in found or found[name][1] is None:
             found[name] = (elem, shape)
     return found
 
 
-def _apart(
-    given: dict[str, tuple[int, Shape | None]], interface: set[str]
+def _marked(
+    types: dict[str, tuple[int, Shape | None]], named: set[Dim], origin: str
 ) -> dict[str, tuple[int, Shape | None]]:
-    """Rename the symbols that an earlier run of onnx's inference made up and left in the file.
+    """Mark sizes that onnx's inference made up or left open, unless inputs are named by them.
 
-    The next run makes up the same names for other sizes, except for those of the interface.
+    Args:
+        types: what is known of each value.
+        named: sizes of the inputs.
+        origin: tells apart what two runs made up, which both count from ``unk__0``.
     """
-    kept = {size for name in interface for size in given.get(name, (0, None))[1] or ()}
 
-    def rename(size: Size) -> Size:
-        made_up = repr(size).startswith("unk__") and size not in kept
-        return symbol(f"file.{size!r}") if made_up else size
+    def mark(size: Size) -> Size:
+        if not isinstance(size, Dim) or size in named:
+            return size
+        text = repr(size)
+        return unknown(origin + text) if text.startswith(("unk__", "?")) else size
 
     return {
-        name: (elem, None if shape is None else tuple(map(rename, shape)))
-        for name, (elem, shape) in given.items()
+        name: (elem, None if shape is None else tuple(map(mark, shape)))
+        for name, (elem, shape) in types.items()
     }
 
 

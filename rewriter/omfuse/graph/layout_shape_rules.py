@@ -13,6 +13,7 @@ from omfuse.graph.dims import (
     is_negative,
     product,
     symbol,
+    unknown,
 )
 from omfuse.graph.shape_rules import Rule, Shape, axes_of, shape_of, sizes_of
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from omfuse.graph.facts import Facts
     from omfuse.graph.view import Node
 
-_FAR = 1 << 30  # exporters write the end of an axis as a number beyond any
+_FAR = 10**9  # exporters write the end of an axis as a number beyond any
 
 
 def _fresh(node: Node, axis: int) -> Dim:
-    return symbol(f"{node.outputs[0]}.{axis}")
+    return unknown(f"{node.outputs[0]}.{axis}")
 
 
 def _reshape(facts: Facts, node: Node, _index: int) -> Shape | None:
@@ -115,11 +116,11 @@ def _slice_axes(facts: Facts, node: Node, rank: int) -> set[int]:
     return set(range(rank))
 
 
-def _slice_length(size: Size, start: Any, end: Any, step: Any, unknown: Dim) -> Size:
+def _slice_length(size: Size, start: Any, end: Any, step: Any, fresh: Dim) -> Size:
     if step != 1:
         if isinstance(size, int) and all(isinstance(x, int) for x in (start, end, step)):
             return len(range(*slice(start, end, step).indices(size)))
-        return unknown
+        return fresh
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
         return len(range(*slice(start, end).indices(size)))
     if (isinstance(end, int) and end >= _FAR) or end == size:
@@ -127,7 +128,7 @@ def _slice_length(size: Size, start: Any, end: Any, step: Any, unknown: Dim) -> 
     elif is_negative(end):
         end = size + end
     elif isinstance(end, int) and isinstance(size, Dim):
-        return _at_most(size, end) if start == 0 else unknown
+        return _at_most(size, end) if start == 0 else fresh
     if is_negative(start):
         if end == size and isinstance(start, int) and start != -1:
             return _at_most(size, -start)
@@ -135,7 +136,7 @@ def _slice_length(size: Size, start: Any, end: Any, step: Any, unknown: Dim) -> 
     if end == size or isinstance(end, Dim):
         length: Size = end - start  # exporters slice with sizes that fit
         return length
-    return unknown
+    return fresh
 
 
 def _at_most(size: Size, limit: int) -> Size:

@@ -75,6 +75,8 @@ def _same(facts: Facts, node: Node, index: int) -> Shape | None:
 
 def _elementwise(facts: Facts, node: Node, _index: int) -> Shape:
     shapes = [shape_of(facts, node, i) for i in range(len(node.inputs))]
+    # The fuller tensor first: a mask that names its batch apart is the one that may be expanded.
+    shapes.sort(key=lambda shape: sum(size == 1 for size in shape) - len(shape))
     rank = max(len(shape) for shape in shapes)
     result: list[Size] = [1] * rank
     for shape in shapes:
