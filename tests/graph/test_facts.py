@@ -146,3 +146,31 @@ def test_symbols_of_an_earlier_inference_are_kept_apart() -> None:
     assert facts.shape("u") is not None
     assert repr(facts.shape("u")[0]) not in repr(facts.shape("z"))
     assert repr(facts.shape("u")[1]) == "S"
+
+
+def test_sizes_that_a_product_forces_to_be_equal_are_one() -> None:
+    """Queries of one input meet keys of another: their batches are equal, or nothing runs."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]>
+        g (float[B,4,S,8] x, float[E,4,T,8] z, float[E,M] m) => (float y) {
+          xs = Shape<start=0, end=1>(x) zs = Shape<start=0, end=1>(z) h = Constant<value_ints=[4]>()
+          last = Constant<value_ints=[-1,8]>()
+          xb = Mul(xs, h) zb = Mul(zs, h)
+          xt = Concat<axis=0>(xb, last) zt = Concat<axis=0>(zb, last)
+          q = Reshape(x, xt) k = Reshape(z, zt) kt = Transpose<perm=[0,2,1]>(k) y = MatMul(q, kt)
+        }"""
+    )
+    facts = facts_of(model)
+    assert repr(facts.shape("kt")) == "(4*B, 8, T)"
+    assert repr(facts.shape("m")) == "(B, M)"
+    assert repr(facts.content("zt").tolist()) == "[4*B, -1, 8]"
+
+
+def test_sizes_that_may_be_one_are_left_apart() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]>
+        g (float[B,4,S] x, float[E,1,T] z) => (float y) { y = Add(z, x) }"""
+    )
+    facts = facts_of(model)
+    assert repr(facts.shape("z")) == "(E, 1, T)"
+    assert repr(facts.shape("y")) == "(B, 4, S)"  # the fuller tensor names the sum

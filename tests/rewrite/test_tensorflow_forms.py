@@ -99,3 +99,45 @@ def test_products_of_stacks_through_two_layers(batch: int, steps: int) -> None:
     np.testing.assert_allclose(
         run(result.model, given)[0], run(model, given)[0], rtol=1e-4, atol=1e-5
     )
+
+
+CROSS = """
+  qb = Shape<start=0, end=1>(q) kb = Shape<start=0, end=1>(k)
+  qs = Shape<start=1, end=2>(q) ks = Shape<start=1, end=2>(k)
+  qn = Mul(qb, heads) kn = Mul(kb, heads)
+  q4s = Concat<axis=0>(qb, qs, split) k4s = Concat<axis=0>(kb, ks, split)
+  q4 = Reshape(q, q4s) k4 = Reshape(k, k4s)
+  qt = Transpose<perm=[0,2,1,3]>(q4) kt = Transpose<perm=[0,2,1,3]>(k4)
+  q3s = Concat<axis=0>(qn, flat) k3s = Concat<axis=0>(kn, flat)
+  q3 = Reshape(qt, q3s) k3 = Reshape(kt, k3s) k3t = Transpose<perm=[0,2,1]>(k3)
+  s3 = MatMul(q3, k3t)
+  full = Concat<axis=0>(qb, heads, qs, ks) s4 = Reshape(s3, full)
+  keep = Unsqueeze(mask, c12) one = Constant<value_float=1.0>() drop = Sub(one, keep)
+  low = Constant<value_float=-1e9>() bias = Mul(drop, low) z4 = Add(s4, bias)
+  back = Concat<axis=0>(qn, qs, ks) z3 = Reshape(z4, back) p = Softmax<axis=-1>(z3)
+  o3 = MatMul(p, k3) o4s = Concat<axis=0>(qb, heads, qs, depth) o4 = Reshape(o3, o4s)
+  y = Transpose<perm=[0,2,1,3]>(o4)
+"""
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_inputs_that_name_their_batch_apart(batch: int) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[dec,T,8] q, float[enc,S,8] k, float[given,S2] mask) => (float[dec,T,2,4] y)
+        <int64[1] heads = {{2}}, int64[2] split = {{2, 4}}, int64[2] flat = {{-1, 4}},
+         int64[2] c12 = {{1, 2}}, int64[1] depth = {{4}}> {{ {CROSS} }}"""
+    )
+    result = omfuse.rewrite(model)
+    assert result.fused == 1, result.records
+    rng = np.random.default_rng(3)
+    given = {
+        "q": rng.standard_normal((batch, 5, 8)).astype(np.float32),
+        "k": rng.standard_normal((batch, 7, 8)).astype(np.float32),
+    }
+    for rows in {1, batch}:  # a mask of one row serves every batch
+        given["mask"] = (rng.random((rows, 7)) < 0.7).astype(np.float32)
+        given["mask"][:, 0] = 1
+        np.testing.assert_allclose(
+            run(result.model, given)[0], run(model, given)[0], rtol=1e-5, atol=2e-6
+        )
