@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.worker import Worker
 
-GROUPS = ("plain", "timm", "torchvision", "hf", "auto", "diffusers", "keras", "jax")
+GROUPS = ("plain", "timm", "torchvision", "hf", "auto", "diffusers", "keras", "tf", "jax")
 
 
 def default_folder() -> Path:
@@ -44,14 +44,14 @@ def list_group(group: str) -> list[tuple[str, Any]]:
 def export_one(group: str, family: str, variant: Any, path: str) -> Any:
     if group not in _LOADED:
         _LOADED[group] = registry(group)
-    own = f"{group}_export" if group in ("keras", "jax") else "export"
-    export = importlib.import_module(f"benchmarks.zoo.{own}").export
+    export = importlib.import_module(f"benchmarks.zoo.{_EXPORTS.get(group, 'export')}").export
     target, partial = Path(path), Path(path + ".partial")
     entry = export(_LOADED[group].cases[family], tuple(variant), partial)
     partial.replace(target)
     return {**entry, "file": target.name}
 
 
+_EXPORTS = {"keras": "keras_export", "tf": "keras_export", "jax": "jax_export"}
 _LOADED: dict[str, Any] = {}
 
 

@@ -166,6 +166,14 @@ def test_sizes_that_a_product_forces_to_be_equal_are_one() -> None:
     assert repr(facts.content("zt").tolist()) == "[4*B, -1, 8]"
 
 
+def test_a_size_that_meets_a_weight_is_a_number() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]>
+        g (float[B,S,D] x, float[8,4] w) => (float y) { z = Relu(x) y = MatMul(z, w) }"""
+    )
+    assert repr(facts_of(model).shape("z")) == "(B, S, 8)"
+
+
 def test_sizes_that_may_be_one_are_left_apart() -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 17]>

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from omfuse.graph.dims import Dim, Size, preferred
+from omfuse.graph.dims import Dim, Size, preferred, symbol
 
 if TYPE_CHECKING:
     from omfuse.graph.facts import Facts
@@ -51,26 +51,32 @@ def _longer_than_one(size: Size) -> bool:
 
 
 def _solve(a: Size, b: Size) -> tuple[str, Size] | None:
-    """Return the symbol to replace, and by what, from ``factor * x = factor * y``."""
-    if a == b:
-        return None
+    """Return the symbol to replace, and by what: ``f*x*z = f*y*z`` or ``f*x = n``."""
     left, right = _monomial(a), _monomial(b)
-    if left is None or right is None or left[0] != right[0]:
+    if a == b or left is None or right is None:
         return None
     rest_left, rest_right = list(left[1]), list(right[1])
     for name in left[1]:
         if name in rest_right:
             rest_left.remove(name)
             rest_right.remove(name)
-    if len(rest_left) != 1 or len(rest_right) != 1:
-        return None
-    x, y = Dim({(rest_left[0],): 1}), Dim({(rest_right[0],): 1})
-    kept = preferred(x, y)
-    return (rest_right[0], kept) if kept == x else (rest_left[0], kept)
+    if len(rest_left) == len(rest_right) == 1 and left[0] == right[0]:
+        (x,), (y,) = rest_left, rest_right
+        kept = preferred(symbol(x), symbol(y))
+        return (y, kept) if kept == symbol(x) else (x, kept)
+    for names, others, (factor, _), (number, _) in (
+        (rest_left, rest_right, left, right),
+        (rest_right, rest_left, right, left),
+    ):
+        if len(names) == 1 and not others and number % factor == 0:
+            return names[0], number // factor
+    return None
 
 
 def _monomial(size: Size) -> tuple[int, tuple[str, ...]] | None:
-    if not isinstance(size, Dim) or len(size.terms) != 1:
+    if not isinstance(size, Dim):
+        return size, ()
+    if len(size.terms) != 1:
         return None
     ((symbols, factor),) = size.terms.items()
     return factor, symbols
@@ -84,6 +90,6 @@ def replaced(size: Size, by: Mapping[str, Size]) -> Size:
     for symbols, factor in size.terms.items():
         part: Size = factor
         for name in symbols:
-            part = part * by.get(name, Dim({(name,): 1}))
+            part = part * by.get(name, symbol(name))
         total = total + part
     return total
