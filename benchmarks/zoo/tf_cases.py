@@ -111,16 +111,13 @@ def register(registry: Registry) -> None:
     for family, name, more in (
         ("bert", "Bert", {}), ("roberta", "Roberta", {}), ("electra", "Electra", {}),
         ("albert", "Albert", {"embedding_size": 16}), ("mpnet", "MPNet", {}),
-        ("roformer", "RoFormer", {}), ("layoutlm", "LayoutLM", {}), ("tapas", "Tapas", {}),
-        ("convbert", "ConvBert", {"embedding_size": 16, "head_ratio": 1}),
+        ("roformer", "RoFormer", {}), ("layoutlm", "LayoutLM", {}),
         ("rembert", "RemBert", {"input_embedding_size": 16, "output_embedding_size": 16}),
-        ("mistral", "Mistral", {"num_key_value_heads": 1}),
         ("opt", "OPT", {"word_embed_proj_dim": None, "ffn_dim": 64}),
     ):  # fmt: skip
         add(family, _text(name, _BERT, {**_short(_BERT), **more}))
     distil = ("dim", "n_layers", "n_heads", "hidden_dim")
     add("distilbert", _text("DistilBert", distil, _short(distil)))
-    add("ctrl", _text("CTRL", ("n_embd", "n_layer", "n_head", "dff"), {"n_positions": 64}))
     add("xlnet", _text("XLNet", ("d_model", "n_layer", "n_head", "d_inner"), {}))
     for family, name in (("xlm", "XLM"), ("flaubert", "Flaubert")):
         add(family, _text(name, _XLM, _short(_XLM)))
