@@ -11,6 +11,7 @@ from typing import Any
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # what transformers' models are written for
 
+import tf2onnx  # noqa: F401 - without it this group is left out
 import transformers
 from benchmarks.zoo.cases import Built, Dice, Registry, Spec, spec, tensor
 from benchmarks.zoo.inputs import make_inputs
