@@ -65,7 +65,7 @@ class Sizes:
 def contradictions(
     model: onnx.ModelProto, feeds: Mapping[str, Any], observed: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """Return one line for every value whose shape or content is not what the facts claim."""
+    """Return one line for every value of which the facts claim what is not so."""
     facts, sizes = facts_of(model), Sizes()
     for value in model.graph.input:
         if value.name in feeds:
@@ -81,9 +81,23 @@ def contradictions(
             and all(sizes.agree(c, r) for c, r in zip(shape, array.shape, strict=True))
         ):
             wrong.append(f"{name}: shape {shape}, observed {array.shape}")
+        dtype = facts.dtype(name)
+        if dtype and onnx.helper.np_dtype_to_tensor_dtype(array.dtype) != dtype:
+            wrong.append(f"{name}: dtype {dtype}, observed {array.dtype}")
+        constant = facts.const(name)
+        if constant is not None and not _same_constant(constant, array):
+            wrong.append(f"{name}: constant {constant.tolist()}, observed {array.tolist()}"[:400])
         if content is not None and not _same_content(content, array, sizes):
             wrong.append(f"{name}: content {content.tolist()}, observed {array.tolist()}")
     return wrong
+
+
+def _same_constant(constant: np.ndarray, array: np.ndarray) -> bool:
+    if constant.dtype.kind not in "biuf" or array.dtype.kind not in "biuf":
+        return True
+    return constant.shape == array.shape and np.allclose(
+        constant.astype(np.float64), array.astype(np.float64), rtol=1e-3, atol=1e-6, equal_nan=True
+    )
 
 
 def _same_content(content: Any, array: np.ndarray, sizes: Sizes) -> bool:

@@ -74,6 +74,12 @@ CONTENTS = [
     ("a = Shape(x) f = Cast<to=1>(a) h = Constant <value_floats=[0.5]> () y = Mul(f, h)", None),
     ("a = Shape(x) f = Cast<to=1>(a) h = Constant <value_floats=[2.0]> () y = Mul(f, h)",
      "[2*B,2*S]"),
+    ("a = Constant <value_ints=[-7,7,-6]> () b = Constant <value_ints=[2,-2,3]> () y = Div(a, b)",
+     "[-3,-3,-2]"),
+    ("a = Constant <value_ints=[-7,7]> () b = Constant <value_ints=[3,-3]> () y = Mod(a, b)",
+     "[2,-2]"),
+    ("a = Constant <value_ints=[-7,7]> () b = Constant <value_ints=[3,-3]> ()"
+     " y = Mod<fmod=1>(a, b)", "[-1,1]"),
 ]  # fmt: skip
 
 
@@ -83,7 +89,7 @@ def parsed(body: str, inputs: str, opset: int = 23) -> onnx.ModelProto:
     )
     model = onnx.parser.parse_model(text)
     made = next(node for node in model.graph.node if "y" in node.output)
-    integer = made.op_type in ("ArgMax", "ArgMin", "Max", "ReduceProd")
+    integer = made.op_type in ("ArgMax", "ArgMin", "Div", "Max", "Mod", "ReduceProd")
     kind = model.graph.output[0].type.tensor_type
     kind.Clear()
     kind.elem_type = onnx.TensorProto.INT64 if integer else onnx.TensorProto.FLOAT
@@ -182,3 +188,16 @@ def test_sizes_that_may_be_one_are_left_apart() -> None:
     facts = facts_of(model)
     assert repr(facts.shape("z")) == "(E, 1, T)"
     assert repr(facts.shape("y")) == "(B, 4, S)"  # the fuller tensor names the sum
+
+
+def test_large_integers_are_cut_towards_zero() -> None:
+    """More elements than shape arithmetic follows: folded as a constant."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]> g (float[1] x) => (int64[80] y)
+        <int64 start = {-40}, int64 stop = {40}, int64 one = {1}, int64 three = {3}> {
+          a = Range(start, stop, one) y = Div(a, three)
+        }"""
+    )
+    given = {"x": np.zeros(1, np.float32)}
+    assert facts_of(model).const("y") is not None
+    assert not contradictions(model, given, observe(model, given))

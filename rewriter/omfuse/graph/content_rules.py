@@ -193,7 +193,16 @@ def _div(a: Any, b: Any) -> Any:
         if isinstance(a, Dim) or isinstance(b, Dim):
             raise TypeError
         return a / b
-    return int(a / b) if isinstance(a, int) and isinstance(b, int) and a * b < 0 else a // b
+    if isinstance(a, int) and isinstance(b, int) and (a < 0) != (b < 0):
+        return -(abs(a) // abs(b))  # integers are cut towards zero
+    return a // b
+
+
+def _fold_div(_facts: Facts, _node: Node, xs: list[Array]) -> Array:
+    if xs[0].dtype.kind == "f":
+        return xs[0] / xs[1]
+    whole = np.abs(xs[0]) // np.abs(xs[1])
+    return np.where((xs[0] < 0) != (xs[1] < 0), -whole, whole).astype(xs[0].dtype)
 
 
 def _equal(a: Any, b: Any) -> Any:
@@ -206,7 +215,7 @@ def _equal(a: Any, b: Any) -> Any:
     return bool(a == b)
 
 
-def _compare(function: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
+def _compare(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def apply(a: Any, b: Any) -> Any:
         if isinstance(a, Dim) or isinstance(b, Dim):
             raise TypeError
@@ -267,6 +276,17 @@ def _if(facts: Facts, node: Node) -> Array | None:
     return facts.branch(body).content(body.output[0].name)
 
 
+def _mod(facts: Facts, node: Node) -> Array | None:
+    """Give the rest the sign of the divisor, or of the dividend where ``fmod`` is set."""
+
+    def rest(a: Any, b: Any) -> Any:
+        if not node.attrs.get("fmod"):
+            return a % b
+        return math.fmod(a, b) if isinstance(a, float) else a - b * _div(a, b)
+
+    return _binary(_compare(rest))(facts, node)
+
+
 def _pow(a: Any, b: Any) -> Any:
     if isinstance(a, Dim):
         raise TypeError
@@ -293,7 +313,7 @@ _SMALL: dict[str, Callable[[Any, Any], Array | None]] = {
     "Pow": _binary(_pow),
     "Max": _extreme(lambda a, b: max(a, b)),
     "Min": _extreme(lambda a, b: min(a, b)),
-    "Mod": _binary(_compare(lambda a, b: a % b)),
+    "Mod": _mod,
     "Equal": _binary(_equal),
     "Less": _binary(_compare(lambda a, b: a < b)),
     "Greater": _binary(_compare(lambda a, b: a > b)),
@@ -413,7 +433,7 @@ _FOLD: dict[str, Callable[[Any, Any, list[Array]], Array]] = {
     "Add": lambda f, n, x: x[0] + x[1],
     "Sub": lambda f, n, x: x[0] - x[1],
     "Mul": lambda f, n, x: x[0] * x[1],
-    "Div": lambda f, n, x: x[0] / x[1] if x[0].dtype.kind == "f" else x[0] // x[1],
+    "Div": _fold_div,
     "Not": lambda f, n, x: np.logical_not(x[0]),
     "And": lambda f, n, x: np.logical_and(x[0], x[1]),
     "Or": lambda f, n, x: np.logical_or(x[0], x[1]),
