@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omfuse.graph.dims import Dim, Size, preferred, symbol
 
@@ -19,15 +19,8 @@ if TYPE_CHECKING:
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Where", "And", "Or"}
 
 
-def forced(facts: Facts, node: Node) -> Iterator[tuple[str, Size]]:
-    """Yield each symbol that a node forces to be another size, and that size."""
-    for a, b in _pairs(facts, node):
-        solved = _solve(a, b)
-        if solved is not None:
-            yield solved
-
-
-def _pairs(facts: Facts, node: Node) -> Iterator[tuple[Size, Size]]:
+def forced(facts: Facts, node: Node) -> Iterator[tuple[Size, Size]]:
+    """Yield pairs of sizes that are equal wherever the node runs."""
     if node.op not in _ELEMENTWISE and node.op != "MatMul":
         return
     shapes = [shape for name in node.inputs if name and (shape := facts.shape(name)) is not None]
@@ -50,7 +43,7 @@ def _longer_than_one(size: Size) -> bool:
     return size > 1
 
 
-def _solve(a: Size, b: Size) -> tuple[str, Size] | None:
+def solve(a: Size, b: Size) -> tuple[str, Size] | None:
     """Return the symbol to replace, and by what: ``f*x*z = f*y*z`` or ``f*x = n``."""
     left, right = _monomial(a), _monomial(b)
     if a == b or left is None or right is None:
@@ -82,8 +75,8 @@ def _monomial(size: Size) -> tuple[int, tuple[str, ...]] | None:
     return factor, symbols
 
 
-def replaced(size: Size, by: Mapping[str, Size]) -> Size:
-    """Return a size with symbols replaced."""
+def replaced(size: Any, by: Mapping[str, Size]) -> Any:
+    """Return a size with symbols replaced; anything else as it is."""
     if not isinstance(size, Dim) or not any(name in by for s in size.terms for name in s):
         return size
     total: Size = 0

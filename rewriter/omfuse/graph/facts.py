@@ -59,6 +59,8 @@ class Facts:
         self._folded: dict[str, Array | None] = {}
         self._dtypes: dict[str, int] = {}
         self._branches: dict[int, Facts] = {}
+        self._equal: dict[str, Size] = {}  # symbol -> the size that it equals
+        self._holders: dict[str, set[str]] = {}  # symbol -> values that are described with it
         self._fill()
 
     def shape(self, value: str) -> Shape | None:
@@ -71,7 +73,16 @@ class Facts:
             return shape
         if not self.view.knows(value) and self.outer is not None:
             return self.outer.shape(value)
-        return self._declared.get(value, (0, None))[1]
+        return self._declared_shape(value)
+
+    def _declared_shape(self, value: str) -> Shape | None:
+        shape = self._declared.get(value, (0, None))[1]
+        return shape if shape is None else tuple(map(self._resolved, shape))
+
+    def _resolved(self, size: Size) -> Size:
+        while self._equal and (known := replaced(size, self._equal)) != size:
+            size = known
+        return size
 
     def rank(self, value: str) -> int | None:
         """Return the number of dimensions, or None."""
@@ -149,22 +160,20 @@ class Facts:
 
     def _fill(self) -> None:
         for name in self.view.inputs:
-            shape = self._declared.get(name, (0, None))[1]
+            shape = self._declared_shape(name)
             if shape is not None:
-                self.shapes[name] = shape
+                self._describe(name, shape)
         for node in self.view.nodes:
             if node.outputs and not self._declared.get(node.outputs[0], (0, None))[0]:
                 self._dtypes[node.outputs[0]] = _or_unknown(dtype_rules.infer, self, node) or 0
             content = _or_unknown(content_rules.small, self, node)
             if content is not None and node.outputs:
-                self.contents[node.outputs[0]] = content
+                self._describe(node.outputs[0], content.shape, content)
             for index, output in enumerate(node.outputs):
-                if not output:
+                if not output or (content is not None and index == 0):
                     continue
                 shape = _or_unknown(shape_rules.infer, self, node, index)
-                if content is not None and index == 0:
-                    shape = content.shape
-                declared = self._declared.get(output, (0, None))[1]
+                declared = self._declared_shape(output)
                 if shape is None:
                     shape = declared
                 elif declared is not None and len(declared) == len(shape):
@@ -173,24 +182,31 @@ class Facts:
                         for a, b in zip(shape, declared, strict=True)
                     )
                 if shape is not None:
-                    self.shapes[output] = shape
-            for name, size in equal_sizes.forced(self, node):
-                self._unify(name, size)
+                    self._describe(output, shape)
+            for a, b in equal_sizes.forced(self, node):
+                solved = equal_sizes.solve(self._resolved(a), self._resolved(b))
+                if solved is not None:
+                    self._unify(*solved)
+
+    def _describe(self, value: str, shape: Shape, content: Array | None = None) -> None:
+        self.shapes[value] = shape
+        if content is not None:
+            self.contents[value] = content
+        for size in (*shape, *(() if content is None else content.reshape(-1).tolist())):
+            if isinstance(size, Dim):
+                for name in {name for symbols in size.terms for name in symbols}:
+                    self._holders.setdefault(name, set()).add(value)
 
     def _unify(self, name: str, size: Size) -> None:
         """Replace a symbol by the size that it equals, in all that is known."""
         by = {name: size}
-        self.shapes = {v: tuple(replaced(s, by) for s in shape) for v, shape in self.shapes.items()}
-        self._declared = {
-            v: (elem, None if shape is None else tuple(replaced(s, by) for s in shape))
-            for v, (elem, shape) in self._declared.items()
-        }
-        for value, content in self.contents.items():
-            flat = content.reshape(-1).tolist()
-            if any(isinstance(x, Dim) for x in flat):
-                self.contents[value] = content_rules.objects(
-                    [replaced(x, by) if isinstance(x, Dim) else x for x in flat]
-                ).reshape(content.shape)
+        self._equal[name] = size
+        for value in self._holders.pop(name, ()):
+            content = self.contents.get(value)
+            if content is not None:
+                flat = [replaced(x, by) for x in content.reshape(-1).tolist()]
+                content = content_rules.objects(flat).reshape(content.shape)
+            self._describe(value, tuple(replaced(s, by) for s in self.shapes[value]), content)
         self._branches.clear()
 
 
