@@ -88,7 +88,7 @@ class Letters:
                 group.append(waiting.pop(0))
             while need != 1:
                 if not waiting:
-                    raise Declined("reshape", f"cannot follow the axes into shape {list(shape)}")
+                    raise _lost(shape)
                 atom = waiting.pop(0)
                 have = letters.sizes[atom]
                 if have == 1:  # a single key met before the last axis: keep it with its neighbour
@@ -101,14 +101,25 @@ class Letters:
                     continue
                 inner = exact_quotient(have, need)
                 if inner is None:
-                    raise Declined(
-                        "reshape", f"a reshape mixes axes of sizes {have!r} and {need!r}"
-                    )
+                    reason = f"a reshape mixes axes of sizes {have!r} and {need!r}"
+                    hint = "if two inputs share a size, give it one name in the model"
+                    raise Declined("reshape", reason, _hint((have, need), hint))
                 letters, first, second = letters._split(atom, need, inner)
                 group.append(first)
                 waiting.insert(0, second)
                 need = 1
             result.append(tuple(group))
         if waiting:
-            raise Declined("reshape", f"cannot follow the axes into shape {list(shape)}")
+            raise _lost(shape)
         return letters, tuple(result)
+
+
+def _lost(shape: Iterable[Size]) -> Declined:
+    sizes = list(shape)
+    return Declined("reshape", f"cannot follow the axes into shape {sizes}", _hint(sizes))
+
+
+def _hint(sizes: Iterable[Size], otherwise: str = "") -> str:
+    if any("~" in repr(size) for size in sizes):
+        return "~ marks a size that is not known; export with named or fixed dimensions"
+    return otherwise
