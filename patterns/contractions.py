@@ -6,6 +6,7 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
+from omfuse.graph.einsum import spelled
 from omfuse.match.rules import ScoresStep, Step, WeightsStep, lift
 
 
@@ -119,19 +120,12 @@ def einsum(step: Step) -> Iterator[Any]:
 
         softmax_k(1*Q[b,h,q,d].K[b,h,k,d]).V[b,h,k,e] -> out[b,q,h,e]
     """
-    equation = str(step.attr("equation")).replace(" ", "")
-    left, arrow, out = equation.partition("->")
-    parts = left.split(",")
-    if len(parts) != 2 or not arrow:
+    equation = str(step.attr("equation"))
+    if len(step.node.inputs) != 2:
         raise step.decline("contraction", f"Einsum {equation} is not a product of two operands")
-    if "..." in equation:
-        pool = [c for c in string.ascii_uppercase if c not in equation]
-        widths = [len(step.shape(i)) - len(part.replace("...", "")) for i, part in enumerate(parts)]
-        width = max(w if "..." in p else 0 for w, p in zip(widths, parts, strict=True))
-        dots = "".join(pool[:width])
-        parts = [
-            part.replace("...", dots[width - w :]) for part, w in zip(parts, widths, strict=True)
-        ]
-        out = out.replace("...", dots)
+    try:
+        (a, b), out = spelled(equation, [len(step.shape(i)) for i in (0, 1)])
+    except ValueError as error:
+        raise step.decline("contraction", f"Einsum {error}") from None
     assert isinstance(step, (ScoresStep, WeightsStep))
-    yield step.contracted(parts[0], parts[1], out)
+    yield step.contracted(a, b, out)

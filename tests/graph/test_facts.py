@@ -42,6 +42,9 @@ SHAPES = [
     ("a, y = GRU <hidden_size=3, direction=\"bidirectional\"> (x, w, r)",
      "float[S,B,4] x, float[2,9,4] w, float[2,9,3] r", "2,B,3"),
     ("y = Einsum <equation=\"bsd,btd->bst\"> (x, z)", "float[B,S,4] x, float[B,H,4] z", "B,S,H"),
+    ("y = Einsum <equation=\"...sd, ...td -> ...st\"> (x, z)", "float[2,B,S,4] x, float[2,B,H,4] z",
+     "2,B,S,H"),
+    ("y = Einsum <equation=\"td,bsd\"> (z, x)", "float[B,S,4] x, float[H,4] z", "B,S,H"),
     ("a, y = Split <axis=1, num_outputs=2> (x)", "float[B,6,S] x", "B,3,S"),
     ("y = Flatten <axis=2> (x)", "float[B,S,4,5] x", "B*S,20"),
     ("y, m, v = LayerNormalization (x, w)", "float[B,S,4] x, float[4] w", "B,S,4"),
@@ -59,6 +62,12 @@ SHAPES = [
      " a = Constant <value_ints=[1]> () y = Slice(x, s, e, a)", "float[B,S,4] x", "B,min(S,4),4"),
     ("s = Constant <value_ints=[0]> () e = Constant <value_ints=[1]> ()"
      " a = Constant <value_ints=[1]> () y = Slice(x, s, e, a)", "float[B,S,4] x", "B,1,4"),
+    ("n = Shape <start=1, end=2> (x) s = Constant <value_ints=[0]> ()"
+     " a = Constant <value_ints=[0]> () y = Slice(z, s, n, a)", "float[B,S] x, float[1,4] z",
+     "1,4"),
+    ("n = Shape <start=1, end=2> (x) m = Neg(n) four = Constant <value_ints=[4]> ()"
+     " more = Mod(m, four) none = Constant <value_ints=[0,0,0]> () p = Concat <axis=0> (none, more)"
+     " y = Pad(x, p)", "float[B,S] x", "B,(-S%4)+S"),
     ("n = Shape <start=0, end=1> (x) m = Neg(n) s = Constant <value_ints=[0]> ()"
      " a = Constant <value_ints=[1]> () z = Concat <axis=1> (x, x, x) y = Slice(z, s, m, a)",
      "float[B,S,4] x", "B,3*S-B,4"),
@@ -74,6 +83,9 @@ CONTENTS = [
     ("a = Shape(x) f = Cast<to=1>(a) h = Constant <value_floats=[0.5]> () y = Mul(f, h)", None),
     ("a = Shape(x) f = Cast<to=1>(a) h = Constant <value_floats=[2.0]> () y = Mul(f, h)",
      "[2*B,2*S]"),
+    ("a = Shape(x) b = Constant <value_ints=[2,2]> () c = Mul(a, b) y = Mod(c, b)", "[0,0]"),
+    ("a = Shape(x) b = Constant <value_ints=[4,4]> () n = Neg(a) y = Mod(n, b)",
+     "[(-B%4),(-S%4)]"),
     ("a = Constant <value_ints=[-7,7,-6]> () b = Constant <value_ints=[2,-2,3]> () y = Div(a, b)",
      "[-3,-3,-2]"),
     ("a = Constant <value_ints=[-7,7]> () b = Constant <value_ints=[3,-3]> () y = Mod(a, b)",

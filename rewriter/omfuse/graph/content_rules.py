@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from omfuse.graph.dims import Dim
+from omfuse.graph.dims import Dim, remainder
 
 if TYPE_CHECKING:
     from omfuse.graph.facts import Facts
@@ -280,11 +280,14 @@ def _mod(facts: Facts, node: Node) -> Array | None:
     """Give the rest the sign of the divisor, or of the dividend where ``fmod`` is set."""
 
     def rest(a: Any, b: Any) -> Any:
+        sizes = isinstance(a, Dim) or isinstance(b, Dim)
         if not node.attrs.get("fmod"):
-            return a % b
+            return remainder(a, b) if sizes else a % b
+        if sizes:
+            raise TypeError
         return math.fmod(a, b) if isinstance(a, float) else a - b * _div(a, b)
 
-    return _binary(_compare(rest))(facts, node)
+    return _binary(rest)(facts, node)
 
 
 def _pow(a: Any, b: Any) -> Any:

@@ -143,6 +143,11 @@ def divide(a: Size, b: Size) -> Size:
     return symbol(f"({a!r}//{b!r})")
 
 
+def remainder(a: Size, b: Size) -> Size:
+    """Return ``a % b`` with the sign of ``b``: 0 when provable, else a symbol named after both."""
+    return 0 if exact_quotient(a, b) is not None else symbol(f"({a!r}%{b!r})")
+
+
 def is_negative(size: object) -> bool:
     """Tell whether a position is negative whatever its symbols stand for: counted from the end."""
     if isinstance(size, Dim):

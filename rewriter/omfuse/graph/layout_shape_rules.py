@@ -121,6 +121,8 @@ def _slice_length(size: Size, start: Any, end: Any, step: Any, fresh: Dim) -> Si
         if isinstance(size, int) and all(isinstance(x, int) for x in (start, end, step)):
             return len(range(*slice(start, end, step).indices(size)))
         return fresh
+    if size == 1 and start == 0 and isinstance(end, Dim) and not is_negative(end):
+        return 1  # a table of one row, cut to a length of one or more
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
         return len(range(*slice(start, end).indices(size)))
     if (isinstance(end, int) and end >= _FAR) or end == size:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omfuse.graph.dims import Dim, Size, broadcast, divide
+from omfuse.graph.einsum import spelled
 
 if TYPE_CHECKING:
     from omfuse.graph.facts import Facts
@@ -107,12 +108,11 @@ def matmul_shape(a: Shape, b: Shape, swap_a: bool = False, swap_b: bool = False)
 
 
 def _einsum(facts: Facts, node: Node, _index: int) -> Shape:
+    shapes = [shape_of(facts, node, index) for index in range(len(node.inputs))]
+    operands, out = spelled(node.attrs["equation"], [len(shape) for shape in shapes])
     sizes: dict[str, Size] = {}
-    left, _, out = node.attrs["equation"].replace(" ", "").partition("->")
-    if "." in left or not out:
-        raise ValueError
-    for index, letters in enumerate(left.split(",")):
-        for letter, size in zip(letters, shape_of(facts, node, index), strict=True):
+    for letters, shape in zip(operands, shapes, strict=True):
+        for letter, size in zip(letters, shape, strict=True):
             sizes[letter] = broadcast(sizes.get(letter, 1), size)
     return tuple(sizes[letter] for letter in out)
 
