@@ -13,28 +13,27 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from omfuse.graph import (
     content_rules,
     dtype_rules,
     equal_sizes,
+    fold_rules,
     layout_shape_rules,
     ort_shape_rules,
     shape_rules,
     spatial_shape_rules,
 )
-from omfuse.graph.dims import Dim, Size, symbol, unknown
+from omfuse.graph.declared import SMALL, Shape, Types, declared_types, elements, value_infos
+from omfuse.graph.dims import Dim, Size, unknown
 from omfuse.graph.equal_sizes import replaced
 from omfuse.graph.valid import Schemas, check_nodes
 from omfuse.graph.view import GraphView, Node
 
 Array = NDArray[Any]
-Shape = tuple[Size, ...]
 Result = TypeVar("Result")
 
-SMALL = 64  # contents up to this many elements are followed through shape arithmetic
-FOLD_LIMIT = 1 << 22  # constants up to this many elements are evaluated on demand
 
 for _rules in (layout_shape_rules, spatial_shape_rules, ort_shape_rules):
     shape_rules.declare(_rules.RULES)
@@ -47,7 +46,7 @@ class Facts:
         self,
         view: GraphView,
         opset: int,
-        declared: dict[str, tuple[int, Shape | None]],
+        declared: Types,
         outer: Facts | None = None,
     ) -> None:
         self.view = view
@@ -103,7 +102,7 @@ class Facts:
             return self.contents[value]
         tensor = self.view.constants.get(value)
         if tensor is not None:
-            if _elements(tensor) > SMALL or tensor.data_location == TensorProto.EXTERNAL:
+            if elements(tensor) > SMALL or tensor.data_location == TensorProto.EXTERNAL:
                 return None
             self.contents[value] = _to_objects(tensor)
             return self.contents[value]
@@ -133,7 +132,7 @@ class Facts:
         if value in self._folded:
             return self._folded[value]
         self._folded[value] = None
-        self._folded[value] = _or_unknown(content_rules.fold, self, value)
+        self._folded[value] = _or_unknown(fold_rules.fold, self, value)
         return self._folded[value]
 
     def branch(self, body: onnx.GraphProto) -> Facts:
@@ -148,7 +147,7 @@ class Facts:
             self.view,
             body,
         )
-        self._branches[id(body)] = Facts(view, self.opset, _value_infos(body), self)
+        self._branches[id(body)] = Facts(view, self.opset, value_infos(body), self)
         return self._branches[id(body)]
 
     def initializer(self, value: str) -> TensorProto | None:
@@ -218,10 +217,6 @@ def _or_unknown(rule: Callable[..., Result], facts: Facts, *subject: Any) -> Res
         return None
 
 
-def _elements(tensor: TensorProto) -> int:
-    return int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
-
-
 def _to_objects(tensor: TensorProto) -> Array:
     array = numpy_helper.to_array(tensor)
     if array.dtype.kind not in "iufb":
@@ -240,7 +235,7 @@ def model_facts(model: onnx.ModelProto, views: list[GraphView]) -> dict[int, Fac
         ModelError: ``bad-node`` for a node that no runtime can run.
     """
     opset = _standard_opset(model.opset_import, 17)
-    declared = _declared_types(model)
+    declared = declared_types(model)
     facts: dict[int, Facts] = {}
     waiting: set[int] = set()
     schemas: dict[int, Schemas] = {}
@@ -256,18 +251,16 @@ def model_facts(model: onnx.ModelProto, views: list[GraphView]) -> dict[int, Fac
             known = _call_types(view, [v for v in views if id(v) not in waiting or id(v) in facts])
         elif view.proto is not model.graph:
             assert isinstance(view.proto, onnx.GraphProto)
-            known = _value_infos(view.proto)
+            known = value_infos(view.proto)
         check_nodes(view, local, schemas.setdefault(local, {}))
         facts[id(view)] = Facts(view, local, known, outer)
         waiting.discard(id(view))
         return facts[id(view)]
 
-    def _call_types(
-        function: GraphView, callers: list[GraphView]
-    ) -> dict[str, tuple[int, Shape | None]]:
+    def _call_types(function: GraphView, callers: list[GraphView]) -> Types:
         proto = function.proto
         assert isinstance(proto, onnx.FunctionProto)
-        found: dict[str, tuple[int, Shape | None]] = {}
+        found: Types = {}
         for caller in callers:
             for node in caller.nodes:
                 if node.proto.op_type != proto.name or node.proto.domain != proto.domain:
@@ -296,84 +289,6 @@ def _agree(
 
 def _standard_opset(imports: Iterable[onnx.OperatorSetIdProto], default: int) -> int:
     return max((i.version for i in imports if i.domain in ("", "ai.onnx")), default=default)
-
-
-def _value_infos(graph: onnx.GraphProto) -> dict[str, tuple[int, Shape | None]]:
-    found: dict[str, tuple[int, Shape | None]] = {}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if not value.type.HasField("tensor_type"):
-            continue
-        tensor = value.type.tensor_type
-        shape: Shape | None = None
-        if tensor.HasField("shape"):
-            shape = tuple(
-                d.dim_value
-                if d.HasField("dim_value") and d.dim_value >= 0
-                else symbol(d.dim_param or f"?{value.name}.{axis}")
-                for axis, d in enumerate(tensor.shape.dim)
-            )
-        found[value.name] = (tensor.elem_type, shape)
-    return found
-
-
-def _declared_types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
-    """Run onnx's inference on a copy without large weights; {} from it is acceptable."""
-    slim = onnx.ModelProto()
-    slim.ir_version = model.ir_version
-    slim.opset_import.extend(model.opset_import)
-    slim.functions.extend(model.functions)
-    graph = slim.graph
-    graph.name = model.graph.name or "graph"
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    names = {value.name for value in graph.input}
-    for tensor in model.graph.initializer:
-        if _elements(tensor) <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in names:
-            graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    given = _value_infos(model.graph)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
-    except Exception:  # a model that onnx cannot infer is still matched by our own rules
-        return given
-    named = {
-        size
-        for value in graph.input
-        for size in given.get(value.name, (0, None))[1] or ()
-        if isinstance(size, Dim)
-    }
-    found = _marked(_value_infos(inferred.graph), named, "")
-    for name, (elem, shape) in _marked(given, named, "file.").items():
-        if name not in found or found[name][1] is None:
-            found[name] = (elem, shape)
-    return found
-
-
-def _marked(
-    types: dict[str, tuple[int, Shape | None]], named: set[Dim], origin: str
-) -> dict[str, tuple[int, Shape | None]]:
-    """Mark sizes that onnx's inference made up or left open, unless inputs are named by them.
-
-    Args:
-        types: what is known of each value.
-        named: sizes of the inputs.
-        origin: tells apart what two runs made up, which both count from ``unk__0``.
-    """
-
-    def mark(size: Size) -> Size:
-        if not isinstance(size, Dim) or size in named:
-            return size
-        text = repr(size)
-        return unknown(origin + text) if text.startswith(("unk__", "?")) else size
-
-    return {
-        name: (elem, None if shape is None else tuple(map(mark, shape)))
-        for name, (elem, shape) in types.items()
-    }
 
 
 def operand(facts: Facts, node: Node, index: int) -> str | None:
