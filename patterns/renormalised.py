@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnx import TensorProto
-
 from omfuse.graph.view import Node
 from omfuse.match.row_stats import RowStat, row_stat
 from omfuse.match.rules import WeightsStep, lift
 from omfuse.match.state import Term
-from omfuse.match.values import zero_or_one
+from omfuse.match.values import cast_bits, zero_or_one
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,7 @@ def masked_weights(step: WeightsStep) -> Iterator[Any]:
     found = _normalised(step)
     if found is None or state.masks or state.factors or state.outer_key:
         raise step.decline("weights-mask", "the weights are masked and keep a smaller sum")
-    maker = view.producer(keep)
-    cast = maker is not None and maker.op == "Cast"
-    if maker is not None and cast and facts.dtype(maker.inputs[0]) == TensorProto.BOOL:
-        keep = maker.inputs[0]
-    mask = Term(keep, axes, selection=True, fill=float("-inf"))
+    mask = Term(cast_bits(keep, view, facts) or keep, axes, selection=True, fill=float("-inf"))
     yield replace(
         state,
         value=found.value,

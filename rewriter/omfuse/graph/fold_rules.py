@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from omfuse.graph.content_rules import constant_array
+from omfuse.graph.declared import elements
 from omfuse.graph.dims import Dim
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ def fold(facts: Facts, value: str) -> Array | None:
     """Evaluate a constant sub-graph with onnx's own reference kernels, bounded in size."""
     tensor = facts.initializer(value)
     if tensor is not None:
-        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
-        if count > FOLD_LIMIT or tensor.data_location == TensorProto.EXTERNAL:
+        if elements(tensor) > FOLD_LIMIT or tensor.data_location == TensorProto.EXTERNAL:
             return None
         array = numpy_helper.to_array(tensor)
         return array if array.dtype.kind in "iufb" else array.astype(np.float32)

@@ -83,14 +83,15 @@ def complement(value: str, of: str, view: GraphView, facts: Facts) -> float | No
             continue
         if inner.op == "Sub" and facts.scalar(inner.inputs[0]) == 1.0 and inner.inputs[1] == of:
             return number
-        drop, keep_bits = _bits(node.inputs[1 - index], view, facts), _bits(of, view, facts)
+        drop = cast_bits(node.inputs[1 - index], view, facts)
         negation = view.producer(drop) if drop else None
-        if negation is not None and negation.op == "Not" and negation.inputs[0] == keep_bits:
+        bits = cast_bits(of, view, facts)
+        if negation is not None and negation.op == "Not" and negation.inputs[0] == bits:
             return number
     return None
 
 
-def _bits(value: str, view: GraphView, facts: Facts) -> str | None:
+def cast_bits(value: str, view: GraphView, facts: Facts) -> str | None:
     """Return the booleans of which ``value`` is a cast."""
     node = view.producer(value)
     if node is None or node.op != "Cast" or facts.dtype(node.inputs[0]) != TensorProto.BOOL:
